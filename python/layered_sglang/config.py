@@ -1,0 +1,117 @@
+"""Layered prefill's own flags: the one place of their names, defaults, help texts and limits."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any
+
+
+class ConfigError(ValueError):
+    """A flag or a combination that cannot serve. The message is one line: what, why, what to do."""
+
+
+def _flag(default: Any, help: str, **argparse_options: Any) -> Any:
+    return field(default=default, metadata={"help": help, "argparse": argparse_options})
+
+
+@dataclass(frozen=True)
+class LayeredConfig:
+    """Values of the ``layered prefill`` flag group; each field is one flag of the same name."""
+
+    prefill_schedule: str = _flag(
+        "layered",
+        "How waiting prompts are computed: by layer groups beside decode, or by SGLang's own "
+        "chunked prefill (then this is a plain SGLang server).",
+        choices=("layered", "chunked"),
+    )
+    layer_group_policy: str = _flag(
+        "fixed",
+        "How many layers a cohort of prompts runs in an iteration; fixed: one layer group per "
+        "--layer-group-tokens prompt tokens.",
+        choices=("fixed",),
+    )
+    layer_group_tokens: int = _flag(
+        512, "Prompt tokens per layer group (policy fixed).", type=int, metavar="TOKENS"
+    )
+    num_layer_groups: int | None = _flag(
+        None,
+        "The same number of layer groups for every cohort, instead of --layer-group-tokens.",
+        type=int,
+        metavar="N",
+    )
+    layered_max_prefill_tokens: int = _flag(
+        8192,
+        "Most prompt tokens that advance together; a longer prompt is cut into chunks of this size "
+        "and each chunk is layered. It takes the place of --chunked-prefill-size.",
+        type=int,
+        metavar="TOKENS",
+    )
+    itl_slo_ms: float | None = _flag(
+        None,
+        "Inter-token latency target; for policies that plan by time.",
+        type=float,
+        metavar="MS",
+    )
+    layered_trace_file: str | None = _flag(
+        None,
+        "Append one JSON line per iteration: who ran which layers when (either schedule).",
+        type=str,
+        metavar="FILE",
+    )
+
+    @property
+    def layered(self) -> bool:
+        return self.prefill_schedule == "layered"
+
+    def validate(self) -> None:
+        """Refuse impossible values.
+
+        Raises:
+            ConfigError: one line that names the flag, the value and what is allowed.
+        """
+        for name in ("layer_group_tokens", "num_layer_groups", "layered_max_prefill_tokens"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ConfigError(f"{flag_name(name)} must be at least 1, got {value}")
+        if self.itl_slo_ms is not None:
+            if not 0 < self.itl_slo_ms < float("inf"):
+                raise ConfigError(
+                    f"--itl-slo-ms must be a positive number of milliseconds, got {self.itl_slo_ms}"
+                )
+            raise ConfigError(
+                f"--itl-slo-ms has no effect with --layer-group-policy {self.layer_group_policy}, "
+                "which does not plan by time; leave it out and choose --layer-group-tokens "
+                "(fewer tokens a group: more groups, shorter iterations)"
+            )
+
+
+def flag_name(field_name: str) -> str:
+    """``layer_group_tokens`` -> ``--layer-group-tokens``."""
+    return "--" + field_name.replace("_", "-")
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flag group to SGLang's argument parser."""
+    group = parser.add_argument_group("layered prefill")
+    for f in dataclasses.fields(LayeredConfig):
+        group.add_argument(
+            flag_name(f.name),
+            default=f.default,
+            help=f"{f.metadata['help']} (default: {f.default})",
+            **f.metadata["argparse"],
+        )
+
+
+def from_namespace(namespace: argparse.Namespace) -> LayeredConfig:
+    """The validated configuration of a parsed command line.
+
+    Raises:
+        ConfigError: on an impossible value.
+    """
+    config = LayeredConfig(
+        **{f.name: getattr(namespace, f.name) for f in dataclasses.fields(LayeredConfig)}
+    )
+    config.validate()
+    return config

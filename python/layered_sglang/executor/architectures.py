@@ -1,0 +1,50 @@
+"""The models whose layers can be run group by group.
+
+The mechanism drives a model through its own ``forward`` as a pipeline stage (``layer_range.py``), so
+any SGLang model that can be pipelined with ``hidden_states`` and ``residual`` as its only carried
+state is one entry here. Each entry has a token-equality test in ``tests/server``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from layered_sglang.config import ConfigError
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """How to reach the parts of a SGLang ``…ForCausalLM`` model.
+
+    Attributes:
+        stack: attribute that holds the decoder (embedding, layers, final norm).
+        experts: whether it has mixture-of-experts layers (dense models gain nothing in bytes).
+    """
+
+    stack: str = "model"
+    experts: bool = True
+
+
+ARCHITECTURES: dict[str, Architecture] = {
+    "Glm4MoeForCausalLM": Architecture(),
+    "LlamaForCausalLM": Architecture(experts=False),
+    "MixtralForCausalLM": Architecture(),
+    "Qwen3ForCausalLM": Architecture(experts=False),
+    "Qwen3MoeForCausalLM": Architecture(),
+}
+
+
+def architecture_of(names: list[str]) -> Architecture:
+    """The entry for a model configuration's ``architectures``.
+
+    Raises:
+        ConfigError: when none of the names is in the registry; the message lists what is.
+    """
+    for name in names:
+        if name in ARCHITECTURES:
+            return ARCHITECTURES[name]
+    raise ConfigError(
+        f"layered prefill does not support {', '.join(names)} yet; it supports "
+        f"{', '.join(sorted(ARCHITECTURES))}. Use --prefill-schedule chunked to serve this model "
+        "with SGLang's own prefill"
+    )

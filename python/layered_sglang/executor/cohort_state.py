@@ -1,0 +1,56 @@
+"""What a cohort carries from one layer group to the next."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from sglang.srt.model_executor.forward_batch_info import ForwardBatch
+
+
+@dataclass
+class CarriedRows:
+    """Activations between two layers, one row a token.
+
+    Attributes:
+        hidden: ``[tokens, hidden_size]``, the model's dtype.
+        residual: ``[tokens, hidden_size]``, the model's dtype.
+    """
+
+    hidden: torch.Tensor
+    residual: torch.Tensor
+
+    def rows(self, start: int, end: int | None = None) -> CarriedRows:
+        """Rows ``start … end`` as views.
+
+        NOTE: layers update rows in place, each row only from itself. Views of disjoint rows may
+        therefore live side by side, and need no copy.
+        """
+        return CarriedRows(self.hidden[start:end], self.residual[start:end])
+
+    @staticmethod
+    def cat(first: CarriedRows, second: CarriedRows) -> CarriedRows:
+        return CarriedRows(
+            torch.cat((first.hidden, second.hidden)), torch.cat((first.residual, second.residual))
+        )
+
+
+@dataclass(eq=False)
+class CohortState:
+    """Device-side state of one cohort.
+
+    Created at admission, owned by the scheduler's ``Cohort``, dropped with it: after the last layer
+    group, or at once on abort and restart (the forward stream's order protects kernels in flight).
+
+    Attributes:
+        forward_batch: inputs of the whole prompt pass, built before the first layer group.
+        planned: whether the attention backend holds this cohort's metadata.
+        carried: activations after the last layer run; ``None`` before layer 0 and after the end.
+    """
+
+    forward_batch: ForwardBatch | None = None
+    planned: bool = False
+    carried: CarriedRows | None = None

@@ -1,0 +1,114 @@
+"""Run a contiguous range of a model's layers through the model's own forward.
+
+SGLang's models can run as pipeline stages: they read ``start_layer``, ``end_layer`` and
+``pp_group.is_first_rank`` / ``is_last_rank``, take ``PPProxyTensors`` in and give them out. Here one
+process plays every stage in turn. Model code stays untouched, and whatever a model does around its
+layers (embedding, final norm, expert placement) happens as its authors wrote it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from sglang.srt.model_executor.forward_batch_info import PPProxyTensors
+from sglang.srt.model_executor.forward_context import ForwardContext, forward_context
+
+from layered_sglang.executor.architectures import Architecture
+from layered_sglang.executor.cohort_state import CarriedRows
+from layered_sglang.scheduling import LayerGroup
+
+if TYPE_CHECKING:
+    from sglang.srt.layers.attention.base_attn_backend import AttentionBackend
+    from sglang.srt.layers.logits_processor import LogitsProcessorOutput
+    from sglang.srt.model_executor.forward_batch_info import ForwardBatch
+
+
+@dataclass(frozen=True)
+class _Stage:
+    """The part of a pipeline group's interface that model forwards read."""
+
+    is_first_rank: bool
+    is_last_rank: bool
+    world_size: int = 1
+    rank_in_group: int = 0
+
+
+_STAGES = {(first, last): _Stage(first, last) for first in (True, False) for last in (True, False)}
+
+
+class LayerRangeModel:
+    """A causal language model, runnable layer range by layer range.
+
+    Args:
+        model: SGLang's ``…ForCausalLM``.
+        architecture: its registry entry.
+    """
+
+    def __init__(self, model: torch.nn.Module, architecture: Architecture) -> None:
+        self._model: Any = model
+        self._stack: Any = getattr(model, architecture.stack)
+        self.num_layers = len(self._stack.layers)
+        whole = (self._stack.start_layer, self._stack.end_layer)
+        if whole != (0, self.num_layers):
+            raise ValueError(f"expected layers 0 … {self.num_layers} on this rank, found {whole}")
+
+    def run(
+        self,
+        layers: LayerGroup,
+        rows: ForwardBatch,
+        carried: CarriedRows | None,
+        attention: AttentionBackend,
+    ) -> CarriedRows | torch.Tensor:
+        """Run ``layers`` for the tokens of ``rows``.
+
+        Args:
+            layers: the range; from layer 0 it embeds ``rows.input_ids``.
+            rows: inputs; the layers read positions, cache locations and the token count.
+            carried: activations after layer ``layers.start - 1``; ``None`` at layer 0. May be
+                overwritten.
+            attention: backend whose metadata is planned for exactly these rows.
+
+        Returns:
+            The carried rows after ``layers.end - 1``, or, after the model's last layer, the normed
+            hidden states ``[tokens, hidden_size]``.
+        """
+        proxy = None
+        if carried is not None:
+            proxy = PPProxyTensors({"hidden_states": carried.hidden, "residual": carried.residual})
+        with self._as_stage(layers), forward_context(ForwardContext(attn_backend=attention)):
+            out = self._stack(rows.input_ids, rows.positions, rows, None, pp_proxy_tensors=proxy)
+        if layers.end == self.num_layers:
+            return out
+        hidden = out["hidden_states"]
+        # NOTE: a postponed all-reduce is a mark on the tensor object; cutting or joining rows would
+        # lose it and the sum over ranks with it.
+        assert not getattr(hidden, "_sglang_needs_allreduce_fusion", False)
+        return CarriedRows(hidden, out["residual"])
+
+    def logits(self, rows: ForwardBatch, hidden: torch.Tensor) -> LogitsProcessorOutput:
+        """SGLang's logits (and prompt logprobs) of normed hidden states ``[tokens, hidden_size]``."""
+        model = self._model
+        return model.logits_processor(rows.input_ids, hidden, model.lm_head, rows)
+
+    @contextmanager
+    def _as_stage(self, layers: LayerGroup) -> Iterator[None]:
+        stack = self._stack
+        last = layers.end == self.num_layers
+        before = (stack.start_layer, stack.end_layer, stack.pp_group)
+        # A layer may leave its all-reduce to the next layer's norm, unless it is the last of its stage.
+        border = None if last else getattr(stack.layers[layers.end - 1], "layer_communicator", None)
+        border_was_last = border is not None and border.is_last_layer
+        stack.start_layer, stack.end_layer = layers
+        stack.pp_group = _STAGES[layers.start == 0, last]
+        if border is not None:
+            border.is_last_layer = True
+        try:
+            yield
+        finally:
+            stack.start_layer, stack.end_layer, stack.pp_group = before
+            if border is not None:
+                border.is_last_layer = border_was_last

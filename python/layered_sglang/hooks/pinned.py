@@ -1,0 +1,99 @@
+"""What the hooks rely on in SGLang, and the check that it is there.
+
+The hooks override or call the functions below. A SGLang in which one of them is missing or takes
+other arguments would run, and compute something else; so every process that runs a scheduler, and the
+launcher before them, compares and refuses.
+"""
+
+from __future__ import annotations
+
+import inspect
+import pkgutil
+
+from layered_sglang.config import ConfigError
+
+SGLANG_VERSION = "0.5.17"
+
+_SCHEDULER = "sglang.srt.managers.scheduler:Scheduler"
+_COMPONENTS = "sglang.srt.managers.scheduler_components"
+_BATCH = "sglang.srt.managers.schedule_batch"
+_RUNNER = "sglang.srt.model_executor.model_runner:ModelRunner"
+
+#: Function -> its parameters (without ``self``), as pinned.
+PINNED: dict[str, str] = {
+    f"{_SCHEDULER}.__init__": "server_args port_args gpu_id tp_rank moe_ep_rank pp_rank attn_cp_rank "
+    "moe_dp_rank dp_rank",
+    f"{_SCHEDULER}.init_tp_model_worker": "",
+    f"{_SCHEDULER}.init_pool_stats_observer": "",
+    f"{_SCHEDULER}.init_invariant_checker": "",
+    f"{_SCHEDULER}.get_init_info": "",
+    f"{_SCHEDULER}.get_next_batch_to_run": "running_batch last_batch",
+    f"{_SCHEDULER}.get_new_batch_prefill": "running_batch",
+    f"{_SCHEDULER}.update_running_batch": "batch",
+    f"{_SCHEDULER}.is_fully_idle": "for_health_check",
+    f"{_SCHEDULER}.run_batch": "batch pp_proxy_tensors",
+    f"{_SCHEDULER}.process_batch_result": "batch result",
+    f"{_SCHEDULER}.stash_chunked_request": "req",
+    f"{_SCHEDULER}.process_pending_chunked_abort": "",
+    f"{_SCHEDULER}.abort_request": "recv_req",
+    f"{_SCHEDULER}._abort_on_running_timeout": "running_batch",
+    f"{_SCHEDULER}.pause_generation": "recv_req",
+    f"{_SCHEDULER}._add_request_to_queue": "req is_retracted",
+    f"{_SCHEDULER}._relay_forward_payload": "future_indices batch_result",
+    f"{_COMPONENTS}.invariant_checker:SchedulerInvariantChecker._get_total_uncached_sizes": "",
+    f"{_COMPONENTS}.pool_stats_observer:SchedulerPoolStatsObserver.active_pool_idxs": "",
+    "sglang.srt.managers.overlap_utils:FutureMap.publish": "future_indices new_seq_lens confidence",
+    "sglang.srt.managers.tp_worker:TpModelWorker._init_model_runner": "",
+    "sglang.srt.managers.tp_worker:TpModelWorker.forward_batch_generation": "batch forward_batch "
+    "pp_proxy_tensors is_verify skip_attn_backend_init capture_hidden_mode",
+    f"{_RUNNER}.init_attention_backends": "",
+    f"{_RUNNER}._get_attention_backend": "init_new_workspace",
+    f"{_RUNNER}._forward_raw": "forward_batch pp_proxy_tensors reinit_attn_backend "
+    "split_forward_count",
+    f"{_RUNNER}.sample": "logits_output forward_batch",
+    f"{_RUNNER}.compute_logprobs_only": "logits_output forward_batch",
+    f"{_BATCH}:ScheduleBatch.copy": "",
+    f"{_BATCH}:ScheduleBatch.check_decode_mem": "selected_indices",
+    f"{_BATCH}:release_req": "req remaing_req_count server_args req_to_token_pool "
+    "token_to_kv_pool_allocator tree_cache hisparse_coordinator offload_kv",
+    "sglang.srt.mem_cache.common:release_kv_cache": "req tree_cache is_insert",
+    "sglang.srt.disaggregation.utils:prepare_abort": "req error_message status_code",
+    "sglang.srt.model_executor.forward_batch_info:ForwardBatch.init_new": "batch model_runner "
+    "capture_hidden_mode return_hidden_states_before_norm",
+    "sglang.srt.server_args:ServerArgs.add_cli_args": "parser",
+    "sglang.srt.server_args:ServerArgs.from_cli_args": "args",
+    "sglang.srt.server_args:ServerArgs.get_model_config": "",
+    "sglang.srt.entrypoints.http_server:launch_server": "server_args init_tokenizer_manager_func "
+    "run_scheduler_process_func run_detokenizer_process_func execute_warmup_func launch_callback",
+}
+
+
+def check_pinned() -> None:
+    """Compare the installed SGLang with what the hooks were written for.
+
+    Raises:
+        ConfigError: naming the version, or the first function, that differs.
+    """
+    import sglang
+
+    if sglang.__version__ != SGLANG_VERSION:
+        raise ConfigError(
+            f"layered-sglang works with sglang {SGLANG_VERSION}, found {sglang.__version__}; "
+            f"install sglang=={SGLANG_VERSION}"
+        )
+    for target, pinned in PINNED.items():
+        name = target.replace(":", ".")
+        try:
+            function = pkgutil.resolve_name(target)
+        except (AttributeError, ImportError) as error:
+            raise ConfigError(
+                f"{name} is missing from this sglang {SGLANG_VERSION} ({error}), and layered prefill "
+                "hooks it; reinstall sglang, or remove the plugin that changed it"
+            ) from error
+        found = [p for p in inspect.signature(function).parameters if p not in ("self", "cls")]
+        if found != pinned.split():
+            raise ConfigError(
+                f"{name} takes ({', '.join(found)}) in this sglang {SGLANG_VERSION}, expected "
+                f"({', '.join(pinned.split())}), and layered prefill hooks it; reinstall sglang, or "
+                "remove the plugin that changed it"
+            )

@@ -1,0 +1,167 @@
+"""What layered prefill cannot work with yet: refused at start-up, by name, with the way on.
+
+One line of the table is one refusal: what was asked for, and why a cohort in flight cannot honour it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NamedTuple
+
+from layered_sglang.config import ConfigError, LayeredConfig
+from layered_sglang.executor.architectures import architecture_of
+
+if TYPE_CHECKING:
+    from sglang.srt.server_args import ServerArgs
+
+WAY_ON = "use --prefill-schedule chunked to serve with SGLang's own prefill"
+
+
+class Refusal(NamedTuple):
+    flag: str
+    asked: Callable[[ServerArgs], object]
+    why: str
+
+
+REFUSALS: tuple[Refusal, ...] = (
+    Refusal(
+        "--speculative-algorithm",
+        lambda a: a.speculative_algorithm,
+        "draft and verify batches are not cut by layers",
+    ),
+    Refusal(
+        "--pp-size",
+        lambda a: a.pp_size > 1,
+        "a pipeline rank holds only some of the layers that a cohort passes one after the other",
+    ),
+    Refusal(
+        "--enable-dp-attention",
+        lambda a: a.enable_dp_attention,
+        "its ranks exchange token counts once per forward pass, not per layer group",
+    ),
+    Refusal(
+        "--attn-cp-size",
+        lambda a: a.attn_cp_size > 1,
+        "context parallelism reorders a prompt's tokens for a whole forward pass",
+    ),
+    Refusal(
+        "--dcp-size", lambda a: a.dcp_size > 1, "decode context parallelism lays out KV its own way"
+    ),
+    Refusal("--moe-dp-size", lambda a: a.moe_dp_size > 1, "its ranks do not share one plan"),
+    Refusal(
+        "--enable-pdmux", lambda a: a.enable_pdmux, "it splits prefill by layers on its own streams"
+    ),
+    Refusal(
+        "--disaggregation-mode",
+        lambda a: a.disaggregation_mode != "null",
+        "a prefill-only or decode-only instance has nothing to run side by side",
+    ),
+    Refusal(
+        "--enable-lora",
+        lambda a: a.enable_lora or a.lora_paths,
+        "adapters are chosen per batch, and the merged batch mixes two",
+    ),
+    Refusal(
+        "--enable-two-batch-overlap",
+        lambda a: a.enable_two_batch_overlap,
+        "it splits batches that the active layer group joins",
+    ),
+    Refusal(
+        "--enable-single-batch-overlap",
+        lambda a: a.enable_single_batch_overlap,
+        "it overlaps parts of a layer across the joined batch",
+    ),
+    Refusal("--is-embedding", lambda a: a.is_embedding, "embedding models do not decode"),
+    Refusal(
+        "--dllm-algorithm", lambda a: a.dllm_algorithm, "diffusion models do not decode by token"
+    ),
+    Refusal(
+        "--enable-mixed-chunk",
+        lambda a: a.enable_mixed_chunk,
+        "layered prefill already joins prompt and decode rows; leave it out",
+    ),
+    Refusal(
+        "--moe-a2a-backend",
+        lambda a: a.moe_a2a_backend != "none",
+        "all-to-all dispatch buffers are sized per forward pass",
+    ),
+    Refusal(
+        "--elastic-ep-backend", lambda a: a.elastic_ep_backend, "ranks may leave during a cohort"
+    ),
+    Refusal(
+        "--enable-hierarchical-cache",
+        lambda a: a.enable_hierarchical_cache,
+        "its layer-by-layer loads expect one forward pass per prompt",
+    ),
+    Refusal("--enable-lmcache", lambda a: a.enable_lmcache, "it stores KV per forward pass"),
+    Refusal("--enable-flexkv", lambda a: a.enable_flexkv, "it stores KV per forward pass"),
+    Refusal("--enable-hisparse", lambda a: a.enable_hisparse, "it owns the prefill transition"),
+    Refusal(
+        "--enable-unified-memory",
+        lambda a: a.enable_unified_memory,
+        "it moves KV between forward passes while a cohort is half computed",
+    ),
+    Refusal(
+        "--enable-return-routed-experts",
+        lambda a: a.enable_return_routed_experts,
+        "experts are recorded per forward pass, and a cohort has several",
+    ),
+    Refusal(
+        "--expert-distribution-recorder-mode",
+        lambda a: a.expert_distribution_recorder_mode in ("per_pass", "per_token"),
+        "experts are recorded per forward pass, and a cohort has several",
+    ),
+    Refusal("--kv-canary", lambda a: a.kv_canary != "none", "it checks KV per forward pass"),
+    Refusal(
+        "--enable-torch-compile",
+        lambda a: a.enable_torch_compile,
+        "compiled forward passes hold all layers",
+    ),
+    Refusal("--use-ray", lambda a: a.use_ray, "its scheduler actors are not hooked"),
+    Refusal(
+        "--smg-grpc-mode", lambda a: a.smg_grpc_mode or a.grpc_mode, "its server is not hooked"
+    ),
+    Refusal("--encoder-only", lambda a: a.encoder_only, "an encoder has no decode"),
+)
+
+
+def refuse_unsupported(server_args: ServerArgs, layered: LayeredConfig) -> None:
+    """Refuse what cannot work, before the model loads.
+
+    Args:
+        server_args: SGLang's arguments, resolved.
+        layered: our flags, validated.
+
+    Raises:
+        ConfigError: one line: what, why, what to do.
+    """
+    for refusal in REFUSALS:
+        if refusal.asked(server_args):
+            raise ConfigError(
+                f"layered prefill does not work with {refusal.flag} yet: {refusal.why}; {WAY_ON}"
+            )
+    if layered.layered_max_prefill_tokens % server_args.page_size:
+        raise ConfigError(
+            f"--layered-max-prefill-tokens {layered.layered_max_prefill_tokens} must be a multiple "
+            f"of --page-size {server_args.page_size}, or chunks would end inside a KV page"
+        )
+    _refuse_model(server_args, layered)
+
+
+def _refuse_model(server_args: ServerArgs, layered: LayeredConfig) -> None:
+    """Refuse an architecture outside the registry, and more layer groups than it has layers."""
+    model = server_args.get_model_config()
+    architecture_of(list(model.hf_config.architectures or ["a model without an architecture"]))
+    for what, present in (
+        ("multimodal prompts", model.is_multimodal),
+        ("hybrid sliding-window attention", model.is_hybrid_swa),
+        ("encoder-decoder models", model.is_encoder_decoder),
+    ):
+        if present:
+            raise ConfigError(f"layered prefill does not support {what} yet; {WAY_ON}")
+    groups = layered.num_layer_groups
+    if groups is not None and groups > model.num_hidden_layers:
+        raise ConfigError(
+            f"--num-layer-groups {groups} is more than the model's {model.num_hidden_layers} layers; "
+            f"choose 1 to {model.num_hidden_layers}"
+        )

@@ -1,0 +1,81 @@
+"""Our flags on SGLang's command line, and our configuration on its ``ServerArgs``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from layered_sglang import config, platforms
+from layered_sglang.config import ConfigError, LayeredConfig
+from layered_sglang.executor.architectures import architecture_of
+
+if TYPE_CHECKING:
+    from sglang.srt.server_args import ServerArgs
+
+# A leading underscore keeps it outside SGLang's read-only check; it travels to the scheduler
+# processes with the pickled ServerArgs.
+_ATTRIBUTE = "_layered_config"
+
+
+def layered_config(server_args: ServerArgs) -> LayeredConfig:
+    """The configuration that rides on ``server_args``.
+
+    Raises:
+        ConfigError: if these arguments did not come through our launcher.
+    """
+    value = getattr(server_args, _ATTRIBUTE, None)
+    if value is None:
+        raise ConfigError(
+            "these server arguments carry no layered prefill configuration; start the server with "
+            "python -m layered_sglang.launch_server"
+        )
+    return value
+
+
+def add_flags(_result: None, parser: argparse.ArgumentParser) -> None:
+    """Hook after ``ServerArgs.add_cli_args``."""
+    config.add_flags(parser)
+
+
+def build_with_layered_config(
+    original: Callable[..., ServerArgs], cls: type[ServerArgs], namespace: argparse.Namespace
+) -> ServerArgs:
+    """Hook around ``ServerArgs.from_cli_args``: validate before, attach and refuse after."""
+    layered = config.from_namespace(namespace)
+    platforms.fill_defaults(namespace)
+    if layered.layered:
+        _take_chunk_size(namespace, layered)
+        _refuse_architecture(namespace.model_path)
+    server_args = original(cls, namespace)
+    setattr(server_args, _ATTRIBUTE, layered)
+    if layered.layered:
+        from layered_sglang.hooks.refusals import refuse_unsupported
+
+        refuse_unsupported(server_args, layered)
+    return server_args
+
+
+def _refuse_architecture(model_path: str) -> None:
+    """Refuse an unsupported model in a local folder before SGLang resolves its arguments for it,
+    which for some models already needs a GPU. Any other model is refused once SGLang knows it."""
+    config_file = Path(model_path) / "config.json"
+    if config_file.is_file():
+        architectures = json.loads(config_file.read_text()).get("architectures")
+        if architectures:
+            architecture_of(architectures)
+
+
+def _take_chunk_size(namespace: argparse.Namespace, layered: LayeredConfig) -> None:
+    """Make SGLang's admission cut prompts where layered prefill wants them cut."""
+    size = layered.layered_max_prefill_tokens
+    if namespace.chunked_prefill_size not in (None, size):
+        raise ConfigError(
+            f"--chunked-prefill-size {namespace.chunked_prefill_size} contradicts "
+            f"--layered-max-prefill-tokens {size}, which takes its place when prompts are layered; "
+            "leave it out"
+        )
+    namespace.chunked_prefill_size = size
+    namespace.max_prefill_tokens = max(namespace.max_prefill_tokens, size)

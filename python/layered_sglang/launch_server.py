@@ -1,0 +1,102 @@
+"""``python -m layered_sglang.launch_server``: SGLang's server with layered prefill.
+
+Takes every flag of ``sglang.launch_server`` and the group ``layered prefill``.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from typing import TYPE_CHECKING
+
+from layered_sglang.config import ConfigError
+from layered_sglang.hooks import LAUNCHER_ENV
+
+if TYPE_CHECKING:
+    from sglang.srt.server_args import ServerArgs
+
+logger = logging.getLogger(__name__)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Serve until stopped. Returns 2, with one line on standard error, when it cannot start."""
+    os.environ[LAUNCHER_ENV] = "1"
+    try:
+        server_args = _parse(sys.argv[1:] if argv is None else argv)
+    except ConfigError as error:
+        print(f"layered-sglang: error: {error}", file=sys.stderr)
+        return 2
+    from sglang.srt.utils import kill_process_tree
+
+    try:
+        return _serve(server_args)
+    except ConfigError as error:
+        print(f"layered-sglang: error: {error}", file=sys.stderr)
+        return 2
+    finally:
+        kill_process_tree(os.getpid(), include_parent=False)
+
+
+def _parse(argv: list[str]) -> ServerArgs:
+    """SGLang's arguments with our configuration on them, through SGLang's own parser."""
+    from sglang.srt.plugins import load_plugins
+    from sglang.srt.server_args import prepare_server_args
+    from sglang.srt.utils.common import suppress_noisy_warnings
+
+    from layered_sglang.hooks.registration import verify_hooks
+
+    suppress_noisy_warnings()
+    load_plugins()
+    verify_hooks()
+    return prepare_server_args(argv)
+
+
+def _serve(server_args: ServerArgs) -> int:
+    from layered_sglang.hooks.server_args import layered_config
+
+    config = layered_config(server_args)
+    if not config.layered and config.layered_trace_file is None:
+        from sglang.launch_server import run_server
+
+        run_server(server_args)
+        return 0
+
+    from sglang.srt.entrypoints import http_server
+
+    from layered_sglang.hooks import scheduler_process
+    from layered_sglang.hooks.pinned import check_pinned
+
+    check_pinned()
+    if not config.layered:
+        if server_args.encoder_only or server_args.smg_grpc_mode or server_args.use_ray:
+            raise ConfigError(
+                "--layered-trace-file works with SGLang's HTTP server only; leave it out, or "
+                "--encoder-only, --smg-grpc-mode and --use-ray"
+            )
+        http_server.launch_server(
+            server_args,
+            run_scheduler_process_func=scheduler_process.run_traced_scheduler_process,
+        )
+        return 0
+    http_server.launch_server(
+        server_args,
+        run_scheduler_process_func=scheduler_process.run_scheduler_process,
+        launch_callback=lambda: _say_what_serves(server_args),
+    )
+    return 0
+
+
+def _say_what_serves(server_args: ServerArgs) -> None:
+    from sglang.srt.entrypoints import http_server
+
+    from layered_sglang.hooks.server_args import layered_config
+    from layered_sglang.moe.library import native_status
+    from layered_sglang.telemetry.banner import banner
+
+    info = http_server.get_global_state().scheduler_info
+    logger.info(banner(layered_config(server_args), info, native_status().describe()))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

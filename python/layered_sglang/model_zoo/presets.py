@@ -1,0 +1,59 @@
+"""The registry of models: a new one is one entry of _ENTRIES."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+from layered_sglang.model_zoo import published, tiny
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A model that make_model can write.
+
+    config: the fields of config.json.
+    random_weights: write random weights and a tokenizer too; otherwise config.json alone, for
+        serving with dummy weights.
+    """
+
+    name: str
+    summary: str
+    config: Mapping[str, Any]
+    random_weights: bool
+
+
+class UnknownPresetError(ValueError):
+    """A preset was named that is not in the registry."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"unknown preset {name!r}; there are: {', '.join(PRESETS)}")
+
+
+def find_preset(name: str) -> Preset:
+    """Return the preset of this name; raises UnknownPresetError, which lists those there are."""
+    if name not in PRESETS:
+        raise UnknownPresetError(name)
+    return PRESETS[name]
+
+
+_ENTRIES = (
+    Preset("tiny", "Qwen3-MoE, 8 layers, 16 experts, top-4", tiny.QWEN3_MOE, True),
+    Preset("tiny-mixtral", "Mixtral, 8 layers, 8 experts, top-2", tiny.MIXTRAL, True),
+    Preset(
+        "tiny-glm4-moe",
+        "GLM-4 MoE, 1 dense and 7 MoE layers, 16 experts, top-4, a shared expert",
+        tiny.GLM4_MOE,
+        True,
+    ),
+    Preset("tiny-llama", "Llama, 8 dense layers", tiny.LLAMA, True),
+    Preset("tiny-qwen3", "Qwen3, 8 dense layers", tiny.QWEN3, True),
+    Preset("qwen3-30b-a3b", "Qwen3-30B-A3B as published", published.QWEN3_30B_A3B, False),
+    Preset("gpt-oss-20b", "gpt-oss-20b as published", published.GPT_OSS_20B, False),
+    Preset("mixtral-8x7b", "Mixtral-8x7B-v0.1 as published", published.MIXTRAL_8X7B, False),
+    Preset("qwen3-8b", "Qwen3-8B as published, a dense model", published.QWEN3_8B, False),
+)
+
+PRESETS: Mapping[str, Preset] = MappingProxyType({entry.name: entry for entry in _ENTRIES})

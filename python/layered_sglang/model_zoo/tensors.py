@@ -1,0 +1,248 @@
+"""Which tensors a checkpoint holds: name, shape and role, derived from config.json.
+
+The same inventory gives the random weights of a tiny model and the parameter count of a published
+one. Names are those of the published checkpoints, which SGLang's and transformers' loaders read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from enum import Enum, auto
+from math import prod
+from typing import Any
+
+Config = Mapping[str, Any]
+
+
+class Role(Enum):
+    """What a tensor does, which decides how its random values are scaled."""
+
+    EMBEDDING = auto()
+    NORM = auto()
+    QUERY_KEY = auto()  # query and key projections
+    QUERY_KEY_NORM = auto()  # RMSNorm per head, over queries or keys
+    VALUE = auto()
+    ATTENTION_OUTPUT = auto()
+    ATTENTION_BIAS = auto()
+    SINK = auto()  # a learnt logit per head that takes part in the softmax and has no value
+    ROUTER = auto()
+    ROUTER_BIAS = auto()
+    GATE_UP = auto()
+    DOWN = auto()
+    EXPERT_BIAS = auto()
+    LM_HEAD = auto()
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """One tensor of a checkpoint.
+
+    routed: belongs to the routed experts, of which a token uses only the chosen ones.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    role: Role
+    routed: bool = False
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return prod(self.shape)
+
+
+@dataclass(frozen=True)
+class ParameterCount:
+    """Parameters of a model, in all and in use by one token.
+
+    active: without the experts that a token does not choose.
+    embedding: the input embedding alone; some model cards leave it out of the active figure,
+        because a token reads one row of it.
+    """
+
+    total: int
+    active: int
+    embedding: int
+
+
+class UnknownArchitectureError(ValueError):
+    """config.json names a model_type that this inventory does not describe."""
+
+
+def head_dim(config: Config) -> int:
+    """Return the width of an attention head."""
+    return config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
+
+
+def model_tensors(config: Config) -> Iterator[TensorSpec]:
+    """Yield every tensor of the checkpoint that config.json describes.
+
+    Raises UnknownArchitectureError for a model_type that is not in the inventory.
+    """
+    model_type = config["model_type"]
+    if model_type not in _LAYERS:
+        known = ", ".join(sorted(_LAYERS))
+        raise UnknownArchitectureError(f"unknown model_type {model_type!r}; known: {known}")
+    vocab, hidden = config["vocab_size"], config["hidden_size"]
+    yield TensorSpec("model.embed_tokens.weight", (vocab, hidden), Role.EMBEDDING)
+    for layer in range(config["num_hidden_layers"]):
+        prefix = f"model.layers.{layer}"
+        for norm in ("input_layernorm", "post_attention_layernorm"):
+            yield TensorSpec(f"{prefix}.{norm}.weight", (hidden,), Role.NORM)
+        yield from _LAYERS[model_type](config, layer, prefix)
+    yield TensorSpec("model.norm.weight", (hidden,), Role.NORM)
+    if not config["tie_word_embeddings"]:
+        yield TensorSpec("lm_head.weight", (vocab, hidden), Role.LM_HEAD)
+
+
+def count_parameters(config: Config) -> ParameterCount:
+    """Count the parameters that config.json describes.
+
+    Experts count one by one, so a quantised checkpoint counts its weights, not its scales.
+    """
+    shared = routed = embedding = 0
+    for spec in model_tensors(config):
+        if spec.routed:
+            routed += spec.size
+        else:
+            shared += spec.size
+        if spec.role is Role.EMBEDDING:
+            embedding += spec.size
+    active_experts = routed * config["num_experts_per_tok"] // experts(config) if routed else 0
+    return ParameterCount(shared + routed, shared + active_experts, embedding)
+
+
+def experts(config: Config) -> int:
+    """Return the number of routed experts of a MoE layer."""
+    for field in ("num_experts", "num_local_experts", "n_routed_experts"):
+        if field in config:
+            return config[field]
+    raise UnknownArchitectureError(f"model_type {config['model_type']!r} has no routed experts")
+
+
+def _attention(
+    config: Config, prefix: str, *, norm: bool = False, bias: str = ""
+) -> Iterator[TensorSpec]:
+    """Yield the attention block; bias lists the projections of "qkvo" that have one."""
+    hidden, width = config["hidden_size"], head_dim(config)
+    queries = config["num_attention_heads"] * width
+    keys = config["num_key_value_heads"] * width
+    projections = {
+        "q": ((queries, hidden), Role.QUERY_KEY),
+        "k": ((keys, hidden), Role.QUERY_KEY),
+        "v": ((keys, hidden), Role.VALUE),
+        "o": ((hidden, queries), Role.ATTENTION_OUTPUT),
+    }
+    for letter, (shape, role) in projections.items():
+        name = f"{prefix}.self_attn.{letter}_proj"
+        yield TensorSpec(f"{name}.weight", shape, role)
+        if letter in bias:
+            yield TensorSpec(f"{name}.bias", shape[:1], Role.ATTENTION_BIAS)
+    if norm:
+        for letter in "qk":
+            name = f"{prefix}.self_attn.{letter}_norm.weight"
+            yield TensorSpec(name, (width,), Role.QUERY_KEY_NORM)
+
+
+def _gated_mlp(
+    config: Config,
+    prefix: str,
+    intermediate: int,
+    *,
+    names: tuple[str, str, str] = ("gate_proj", "up_proj", "down_proj"),
+    routed: bool = False,
+) -> Iterator[TensorSpec]:
+    """Yield gate, up and down of a gated MLP; an expert is one too."""
+    hidden = config["hidden_size"]
+    gate, up, down = names
+    for name in (gate, up):
+        yield TensorSpec(
+            f"{prefix}.{name}.weight", (intermediate, hidden), Role.GATE_UP, routed=routed
+        )
+    yield TensorSpec(f"{prefix}.{down}.weight", (hidden, intermediate), Role.DOWN, routed=routed)
+
+
+def _dense_layer(config: Config, layer: int, prefix: str, *, norm: bool) -> Iterator[TensorSpec]:
+    yield from _attention(config, prefix, norm=norm, bias="qkvo" if _has_bias(config) else "")
+    yield from _gated_mlp(config, f"{prefix}.mlp", config["intermediate_size"])
+
+
+def _llama_layer(config: Config, layer: int, prefix: str) -> Iterator[TensorSpec]:
+    yield from _dense_layer(config, layer, prefix, norm=False)
+
+
+def _qwen3_layer(config: Config, layer: int, prefix: str) -> Iterator[TensorSpec]:
+    yield from _dense_layer(config, layer, prefix, norm=True)
+
+
+def _qwen3_moe_layer(config: Config, layer: int, prefix: str) -> Iterator[TensorSpec]:
+    yield from _attention(config, prefix, norm=True, bias="qkvo" if _has_bias(config) else "")
+    router = (config["num_experts"], config["hidden_size"])
+    yield TensorSpec(f"{prefix}.mlp.gate.weight", router, Role.ROUTER)
+    for expert in range(config["num_experts"]):
+        expert_prefix = f"{prefix}.mlp.experts.{expert}"
+        yield from _gated_mlp(config, expert_prefix, config["moe_intermediate_size"], routed=True)
+
+
+def _mixtral_layer(config: Config, layer: int, prefix: str) -> Iterator[TensorSpec]:
+    yield from _attention(config, prefix)
+    block = f"{prefix}.block_sparse_moe"
+    router = (config["num_local_experts"], config["hidden_size"])
+    yield TensorSpec(f"{block}.gate.weight", router, Role.ROUTER)
+    for expert in range(config["num_local_experts"]):
+        yield from _gated_mlp(
+            config,
+            f"{block}.experts.{expert}",
+            config["intermediate_size"],
+            names=("w1", "w3", "w2"),
+            routed=True,
+        )
+
+
+def _glm4_moe_layer(config: Config, layer: int, prefix: str) -> Iterator[TensorSpec]:
+    bias = "qkv" if _has_bias(config) else ""
+    yield from _attention(config, prefix, norm=config["use_qk_norm"], bias=bias)
+    if layer < config["first_k_dense_replace"]:
+        yield from _gated_mlp(config, f"{prefix}.mlp", config["intermediate_size"])
+        return
+    intermediate = config["moe_intermediate_size"]
+    router = (config["n_routed_experts"], config["hidden_size"])
+    yield TensorSpec(f"{prefix}.mlp.gate.weight", router, Role.ROUTER)
+    yield TensorSpec(f"{prefix}.mlp.gate.e_score_correction_bias", router[:1], Role.ROUTER_BIAS)
+    for expert in range(config["n_routed_experts"]):
+        yield from _gated_mlp(config, f"{prefix}.mlp.experts.{expert}", intermediate, routed=True)
+    shared = intermediate * config["n_shared_experts"]
+    yield from _gated_mlp(config, f"{prefix}.mlp.shared_experts", shared)
+
+
+def _gpt_oss_layer(config: Config, layer: int, prefix: str) -> Iterator[TensorSpec]:
+    yield from _attention(config, prefix, bias="qkvo")
+    yield TensorSpec(f"{prefix}.self_attn.sinks", (config["num_attention_heads"],), Role.SINK)
+    hidden, intermediate = config["hidden_size"], config["intermediate_size"]
+    count = config["num_local_experts"]
+    yield TensorSpec(f"{prefix}.mlp.router.weight", (count, hidden), Role.ROUTER)
+    yield TensorSpec(f"{prefix}.mlp.router.bias", (count,), Role.ROUTER_BIAS)
+    # All experts of a layer in one tensor, gate and up interleaved in the last dimension.
+    stacked = {
+        "gate_up_proj": ((count, hidden, 2 * intermediate), Role.GATE_UP),
+        "gate_up_proj_bias": ((count, 2 * intermediate), Role.EXPERT_BIAS),
+        "down_proj": ((count, intermediate, hidden), Role.DOWN),
+        "down_proj_bias": ((count, hidden), Role.EXPERT_BIAS),
+    }
+    for name, (shape, role) in stacked.items():
+        yield TensorSpec(f"{prefix}.mlp.experts.{name}", shape, role, routed=True)
+
+
+def _has_bias(config: Config) -> bool:
+    return bool(config.get("attention_bias", False))
+
+
+_LAYERS: dict[str, Callable[[Config, int, str], Iterator[TensorSpec]]] = {
+    "glm4_moe": _glm4_moe_layer,
+    "gpt_oss": _gpt_oss_layer,
+    "llama": _llama_layer,
+    "mixtral": _mixtral_layer,
+    "qwen3": _qwen3_layer,
+    "qwen3_moe": _qwen3_moe_layer,
+}

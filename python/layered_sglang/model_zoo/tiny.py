@@ -1,0 +1,113 @@
+"""config.json of the tiny models: a full architecture each, small enough to run on a CPU.
+
+Heads, experts and widths divide by tensor-parallel sizes 2 and 4.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from layered_sglang.model_zoo.tokenizer import CHAT_END_ID, END_OF_TEXT_ID, VOCAB_SIZE
+
+_COMMON: dict[str, Any] = {
+    "attention_dropout": 0.0,
+    "bos_token_id": END_OF_TEXT_ID,
+    "eos_token_id": CHAT_END_ID,
+    "hidden_act": "silu",
+    "initializer_range": 0.02,
+    "max_position_embeddings": 8192,
+    "num_attention_heads": 4,
+    "num_hidden_layers": 8,
+    "num_key_value_heads": 2,
+    "pad_token_id": END_OF_TEXT_ID,
+    "rms_norm_eps": 1e-6,
+    "rope_scaling": None,
+    "rope_theta": 1000000.0,
+    "tie_word_embeddings": False,
+    # float32: tests compare tokens and logits exactly, not to half a percent.
+    "torch_dtype": "float32",
+    "use_cache": True,
+    "vocab_size": VOCAB_SIZE,
+}
+
+QWEN3_MOE: dict[str, Any] = {
+    **_COMMON,
+    "architectures": ["Qwen3MoeForCausalLM"],
+    "model_type": "qwen3_moe",
+    "attention_bias": False,
+    "decoder_sparse_step": 1,
+    "head_dim": 32,
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "max_window_layers": 8,
+    "mlp_only_layers": [],
+    "moe_intermediate_size": 64,
+    "norm_topk_prob": True,
+    "num_experts": 16,
+    "num_experts_per_tok": 4,
+    "output_router_logits": False,
+    "router_aux_loss_coef": 0.001,
+    "sliding_window": None,
+    "use_sliding_window": False,
+}
+
+MIXTRAL: dict[str, Any] = {
+    **_COMMON,
+    "architectures": ["MixtralForCausalLM"],
+    "model_type": "mixtral",
+    # SGLang's Mixtral takes hidden_size / num_attention_heads for the head, whatever head_dim says.
+    "hidden_size": 128,
+    "intermediate_size": 64,
+    "num_experts_per_tok": 2,
+    "num_local_experts": 8,
+    "output_router_logits": False,
+    "router_aux_loss_coef": 0.02,
+    "sliding_window": None,
+}
+
+# A dense first layer, a shared expert, sigmoid routing with a correction bias and a scaling factor,
+# rotary embedding on half of each head, biases and norms on queries and keys: as GLM-4.5 has.
+GLM4_MOE: dict[str, Any] = {
+    **_COMMON,
+    "architectures": ["Glm4MoeForCausalLM"],
+    "model_type": "glm4_moe",
+    "attention_bias": True,
+    "first_k_dense_replace": 1,
+    "head_dim": 32,
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "moe_intermediate_size": 64,
+    "n_group": 1,
+    "n_routed_experts": 16,
+    "n_shared_experts": 1,
+    "norm_topk_prob": True,
+    "num_experts_per_tok": 4,
+    "partial_rotary_factor": 0.5,
+    "routed_scaling_factor": 2.5,
+    "topk_group": 1,
+    "use_qk_norm": True,
+}
+
+LLAMA: dict[str, Any] = {
+    **_COMMON,
+    "architectures": ["LlamaForCausalLM"],
+    "model_type": "llama",
+    "attention_bias": False,
+    "head_dim": 32,
+    "hidden_size": 128,
+    "intermediate_size": 256,
+    "mlp_bias": False,
+}
+
+QWEN3: dict[str, Any] = {
+    **_COMMON,
+    "architectures": ["Qwen3ForCausalLM"],
+    "model_type": "qwen3",
+    "attention_bias": False,
+    "head_dim": 32,
+    "hidden_size": 64,
+    "intermediate_size": 256,
+    "max_window_layers": 8,
+    "sliding_window": None,
+    "use_sliding_window": False,
+}

@@ -1,0 +1,128 @@
+"""Random weights whose greedy decoding is stable under a change of summation order.
+
+Tests compare tokens between schedules that batch the same rows differently, so float noise must
+not decide a token or an expert. Three things see to that: activations keep unit variance from layer
+to layer, routing is peaked (the least of the chosen experts weighs little, so swapping it with the
+next one changes little), and logits are spread wide.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from layered_sglang.model_zoo.tensors import Role, TensorSpec, model_tensors
+from layered_sglang.model_zoo.tokenizer import BYTES, TOKENS
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+@dataclass(frozen=True)
+class WeightScales:
+    """Scales of the random values; a matrix is drawn from N(0, scale²/fan_in).
+
+    query_key: attention logits get a standard deviation of its square. Above one, so that a few
+        tokens stand out and a continuation depends on its prompt; at one, attention averages a long
+        prompt to nothing and decoding falls into a cycle of the last token.
+    attention_output, down: what a block adds to the residual stream, against an embedding of one.
+    router, sigmoid_router: standard deviation of the gate logits. A sigmoid saturates, so it wants
+        less than a softmax to keep the scores apart.
+    router_bias: standard deviation of the bias that only takes part in choosing the experts.
+    norm_spread: standard deviation of norm weights around their mean.
+    logits: standard deviation of the logits of printable bytes; other tokens have a fraction of it,
+        so that generated text is mostly readable and the end-of-text tokens are rare.
+    repeat_aversion: how much of a token's own embedding its logit subtracts. The residual stream
+        carries the last token to the end, and one that favours itself would repeat for ever.
+    """
+
+    embedding: float = 1.0
+    query_key: float = 1.4
+    value: float = 1.0
+    attention_output: float = 1.5
+    attention_bias: float = 0.1
+    router: float = 4.0
+    sigmoid_router: float = 1.5
+    router_bias: float = 0.05
+    gate_up: float = 1.0
+    down: float = 1.75
+    norm_spread: float = 0.1
+    logits: float = 4.0
+    repeat_aversion: float = 0.5
+    special_token_fraction: float = 0.5
+    unprintable_byte_fraction: float = 0.4
+
+
+DEFAULT_SCALES = WeightScales()
+
+
+def random_weights(
+    config: Mapping[str, Any], seed: int, scales: WeightScales = DEFAULT_SCALES
+) -> dict[str, np.ndarray]:
+    """Draw a checkpoint for config.json: float32 arrays by tensor name.
+
+    A tensor's values depend on the seed, its name and its shape only, so adding layers leaves the
+    others as they were.
+    """
+    softmax_routing = config["model_type"] != "glm4_moe"
+    router = scales.router if softmax_routing else scales.sigmoid_router
+    deviation_times_root_fan_in = {
+        Role.QUERY_KEY: scales.query_key,
+        Role.VALUE: scales.value,
+        Role.ATTENTION_OUTPUT: scales.attention_output,
+        Role.GATE_UP: scales.gate_up,
+        Role.DOWN: scales.down,
+        Role.ROUTER: router,
+        Role.LM_HEAD: scales.logits,
+    }
+    deviation = {
+        Role.EMBEDDING: scales.embedding,
+        Role.ATTENTION_BIAS: scales.attention_bias,
+        Role.ROUTER_BIAS: scales.router_bias,
+    }
+    norm_mean = {Role.NORM: 1.0, Role.QUERY_KEY_NORM: scales.query_key}
+
+    weights: dict[str, np.ndarray] = {}
+    for spec in model_tensors(config):
+        values = _standard_normal(spec, seed)
+        if spec.role in deviation_times_root_fan_in:
+            values *= deviation_times_root_fan_in[spec.role] / spec.shape[-1] ** 0.5
+        elif spec.role in deviation:
+            values *= deviation[spec.role]
+        elif spec.role in norm_mean:
+            values = norm_mean[spec.role] * (1 + scales.norm_spread * values)
+        else:
+            raise ValueError(f"no random weights for {spec.name}: role {spec.role.name}")
+        if spec.role is Role.DOWN and spec.routed:
+            # What the model multiplies the routed experts by afterwards.
+            values /= config.get("routed_scaling_factor", 1.0)
+        if spec.role is Role.LM_HEAD:
+            embedding = weights["model.embed_tokens.weight"]
+            aversion = scales.repeat_aversion
+            values -= aversion * scales.logits / spec.shape[-1] ** 0.5 * embedding
+            values /= (1 + aversion**2) ** 0.5
+            values *= _token_scale(spec.shape[0], scales)[:, None]
+        weights[spec.name] = values.astype("float32")
+    return weights
+
+
+def _standard_normal(spec: TensorSpec, seed: int) -> np.ndarray:
+    """Draw N(0, 1) values from a stream of the tensor's own."""
+    import numpy as np
+
+    digest = hashlib.sha256(f"{seed}/{spec.name}".encode()).digest()
+    generator = np.random.Generator(np.random.Philox(key=int.from_bytes(digest[:16], "little")))
+    return generator.standard_normal(spec.shape)
+
+
+def _token_scale(vocab_size: int, scales: WeightScales) -> np.ndarray:
+    """Return each token's factor of the logits; ids after the last token are never generated."""
+    import numpy as np
+
+    scale = np.zeros(vocab_size)
+    scale[:BYTES] = scales.unprintable_byte_fraction
+    scale[[ord("\n"), *range(0x20, 0x7F)]] = 1.0
+    scale[BYTES:TOKENS] = scales.special_token_fraction
+    return scale

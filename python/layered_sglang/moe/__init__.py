@@ -1,0 +1,7 @@
+"""The expert operators and their PyTorch references. Imports torch, never SGLang."""
+
+from .library import NativeStatus, native_status
+from .plan import expert_plan
+from .plan_layout import ExpertPlan, padded_row_capacity
+
+__all__ = ["ExpertPlan", "NativeStatus", "expert_plan", "native_status", "padded_row_capacity"]

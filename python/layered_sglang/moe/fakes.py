@@ -1,0 +1,38 @@
+"""Shapes and dtypes of the compiled operators' results, for tracing (fake tensors).
+
+Import it once, after the library is loaded (`library.native_status` does).
+"""
+
+from __future__ import annotations
+
+import torch
+
+from .plan_layout import check_plan_input, padded_row_capacity
+
+
+@torch.library.register_fake("layered_sglang::expert_plan")
+def _expert_plan(
+    topk_ids: torch.Tensor, num_experts: int, row_alignment: int = 1
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    check_plan_input(topk_ids, num_experts, row_alignment)
+    capacity = padded_row_capacity(topk_ids.numel(), num_experts, row_alignment)
+    return (
+        topk_ids.new_empty(num_experts + 1),
+        topk_ids.new_empty(num_experts),
+        topk_ids.new_empty(capacity),
+        torch.empty_like(topk_ids),
+    )
+
+
+@torch.library.register_fake("layered_sglang::expert_plan_out")
+def _expert_plan_out(
+    topk_ids: torch.Tensor,
+    num_experts: int,
+    row_alignment: int,
+    expert_offsets: torch.Tensor,
+    expert_counts: torch.Tensor,
+    sorted_rows: torch.Tensor,
+    inverse_rows: torch.Tensor,
+    workspace: torch.Tensor,
+) -> None:
+    check_plan_input(topk_ids, num_experts, row_alignment)

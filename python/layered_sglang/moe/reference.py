@@ -1,0 +1,56 @@
+"""Readable PyTorch references of the expert operators, for tests, benchmarks and fallback."""
+
+from __future__ import annotations
+
+import torch
+
+from .plan_layout import ExpertPlan, check_plan_input, padded_row_capacity
+
+
+def expert_plan_reference(
+    topk_ids: torch.Tensor, num_experts: int, row_alignment: int = 1
+) -> ExpertPlan:
+    """What `layered_sglang.moe.expert_plan` computes, in PyTorch.
+
+    Same arguments, result and errors, on any device. Nothing here waits for the device, so it can
+    be captured into a CUDA graph, but it is about twenty launches.
+    """
+    check_plan_input(topk_ids, num_experts, row_alignment)
+    flat_ids = topk_ids.flatten().long()
+    num_pairs = flat_ids.numel()
+    has_row = (flat_ids >= 0) & (flat_ids < num_experts)
+    # Pairs without a row go to a bucket of their own behind the experts.
+    bucket = torch.where(has_row, flat_ids, num_experts)
+
+    bucket_counts = torch.zeros(num_experts + 1, dtype=torch.long, device=topk_ids.device)
+    bucket_counts.scatter_add_(0, bucket, torch.ones_like(bucket))
+    counts = bucket_counts[:num_experts]
+    padded_counts = (counts + row_alignment - 1) // row_alignment * row_alignment
+    offsets = exclusive_sum(padded_counts)
+
+    # A pair's rank within its expert is its place in the stable order minus the expert's first.
+    order = torch.argsort(bucket, stable=True)
+    sorted_bucket = bucket[order]
+    rank = torch.arange(num_pairs, device=topk_ids.device)
+    rank = rank - exclusive_sum(counts)[sorted_bucket]
+    row = offsets[sorted_bucket] + rank
+
+    capacity = padded_row_capacity(num_pairs, num_experts, row_alignment)
+    sorted_has_row = sorted_bucket < num_experts
+    # One more row takes the writes of the pairs without a row, and is cut off.
+    sorted_rows = torch.full((capacity + 1,), -1, dtype=torch.long, device=topk_ids.device)
+    sorted_rows[torch.where(sorted_has_row, row, capacity)] = order
+    inverse_rows = torch.empty_like(flat_ids)
+    inverse_rows[order] = torch.where(sorted_has_row, row, -1)
+
+    return ExpertPlan(
+        expert_offsets=offsets.int(),
+        expert_counts=counts.int(),
+        sorted_rows=sorted_rows[:capacity].int(),
+        inverse_rows=inverse_rows.int().view(topk_ids.shape),
+    )
+
+
+def exclusive_sum(values: torch.Tensor) -> torch.Tensor:
+    """[n] -> [n + 1]: the sum of all values before each position, and of all at the end."""
+    return torch.nn.functional.pad(values.cumsum(0), (1, 0))

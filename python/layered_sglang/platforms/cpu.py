@@ -1,0 +1,72 @@
+"""Any CPU, without SGLang's CPU kernels: slow and complete, for tests, demos and scheduling work."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from sglang.srt.platforms.cpu import CpuDeviceMixin
+from sglang.srt.platforms.device_mixin import PlatformEnum
+from sglang.srt.platforms.interface import SRTPlatform
+
+#: KV pool unless ``--max-total-tokens`` says otherwise. SGLang would take nearly half of the memory,
+#: which here is everybody's.
+MAX_TOTAL_TOKENS = 65_536
+
+
+class PortableCpuPlatform(CpuDeviceMixin, SRTPlatform):
+    """SGLang's stock pools, allocators and native (PyTorch) operators on the CPU.
+
+    SGLang's own CPU engine needs kernels for AMX; this one needs only torch. Scheduler, radix cache,
+    overlap loop and HTTP server are the same as on a GPU.
+    """
+
+    _enum = PlatformEnum.OOT
+
+    def apply_server_args_defaults(self, server_args: Any) -> None:
+        if server_args.max_total_tokens is None:
+            server_args.max_total_tokens = MAX_TOTAL_TOKENS
+        if server_args.grammar_backend is None:
+            # xgrammar's token masks are pinned for a GPU and applied by GPU kernels only.
+            server_args.grammar_backend = "llguidance"
+        if server_args.tp_size > 1:
+            os.environ.setdefault("SGLANG_CPU_OMP_THREADS_BIND", share_cores(server_args.tp_size))
+            # torch's wheels bring NCCL along even where no GPU is; SGLang uses it where it loads.
+            os.environ.setdefault("SGLANG_NCCL_SO_PATH", "no-nccl-without-a-gpu")
+
+    def init_backend(self) -> None:
+        # SGLang compiles small functions at their first use. Without a GPU that costs a C++ compiler
+        # and tens of seconds in the middle of serving, and gains nothing.
+        import torch._dynamo
+
+        torch._dynamo.config.disable = True
+
+    def get_default_attention_backend(self) -> str:
+        return "torch_native"
+
+    def get_mha_kv_pool_cls(self) -> type:
+        from sglang.srt.mem_cache.memory_pool import MHATokenToKVPool
+
+        return MHATokenToKVPool
+
+    def get_paged_allocator_cls(self) -> type:
+        from sglang.srt.mem_cache.allocator import PagedTokenToKVPoolAllocator
+
+        return PagedTokenToKVPoolAllocator
+
+    def get_dispatch_key_name(self) -> str:
+        return "native"
+
+    def is_pin_memory_available(self, device: Any = None) -> bool:
+        return False
+
+
+def share_cores(ranks: int) -> str:
+    """The machine's cores, shared out to ``ranks`` ranks in SGLang's notation, ``0-3|4-7``.
+
+    SGLang's own default wants a NUMA node for each rank.
+    """
+    cores = sorted(os.sched_getaffinity(0))
+    each = max(1, len(cores) // ranks)
+    firsts = [cores[(rank * each) % len(cores)] for rank in range(ranks)]
+    return "|".join(f"{first}-{first + each - 1}" if each > 1 else f"{first}" for first in firsts)

@@ -1,0 +1,33 @@
+"""Layer groups: contiguous, ordered, balanced pieces of a model's layers."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import NamedTuple
+
+
+class LayerGroup(NamedTuple):
+    """Layers ``start`` … ``end - 1`` of a model."""
+
+    start: int
+    end: int
+
+    def __str__(self) -> str:
+        return f"[{self.start}, {self.end})"
+
+
+def split_layers(num_layers: int, num_layer_groups: int) -> tuple[LayerGroup, ...]:
+    """Cut ``num_layers`` layers into ``num_layer_groups`` contiguous groups.
+
+    The groups cover every layer once, in order, and their sizes differ by at most one.
+
+    Raises:
+        ValueError: unless ``1 <= num_layer_groups <= num_layers``.
+    """
+    if not 1 <= num_layer_groups <= num_layers:
+        raise ValueError(
+            f"num_layer_groups must be between 1 and the number of layers ({num_layers}), "
+            f"got {num_layer_groups}"
+        )
+    borders = [num_layers * i // num_layer_groups for i in range(num_layer_groups + 1)]
+    return tuple(LayerGroup(start, end) for start, end in pairwise(borders))

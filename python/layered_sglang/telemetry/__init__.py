@@ -1,0 +1,1 @@
+"""What layered prefill shows of itself: counters, an iteration trace, a banner."""

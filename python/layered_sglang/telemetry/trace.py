@@ -1,0 +1,61 @@
+"""The iteration trace: one JSON line per iteration, who ran which layers when.
+
+Fields: ``iteration`` (SGLang's forward count), ``time`` (``time.monotonic()`` at launch, seconds),
+``kind`` (decode, prefill, merged, cohort; mixed in SGLang's own mixed chunks), ``decode`` (rids),
+``cohort`` (rid, first prompt position, tokens), ``layers`` ([start, end) of the cohort; null when its
+tokens run through all layers), ``samples`` (rids that get a token).
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import IO, TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from sglang.srt.managers.schedule_batch import ScheduleBatch
+
+    from layered_sglang.hooks.cohort import LayerGroupStep
+
+
+class IterationTrace:
+    """Appends to ``path``, or does nothing if it is ``None``. Line-buffered, so a reader may follow."""
+
+    def __init__(self, path: str | None) -> None:
+        self._file: IO[str] | None = open(path, "a", buffering=1) if path else None  # noqa: SIM115
+
+    @property
+    def enabled(self) -> bool:
+        return self._file is not None
+
+    def write(
+        self, iteration: int, kind: str, batch: ScheduleBatch, step: LayerGroupStep | None
+    ) -> None:
+        if self._file is None:
+            return
+        extends = kind in ("prefill", "mixed")
+        prefill = step.cohort.batch if step is not None else batch if extends else None
+        decoding = batch.reqs if batch is not prefill else (batch.decoding_reqs or [])
+        decode = [req.rid for req in decoding]
+        rows = []
+        sampled = list(decode)
+        if prefill is not None:
+            for req, start, length in zip(
+                prefill.reqs, prefill.prefix_lens, prefill.extend_lens, strict=True
+            ):
+                if req in decoding:  # a decode row that joined a mixed chunk
+                    continue
+                rows.append([req.rid, start, length])
+                if (step is None or step.is_last) and req is not prefill.chunked_req:
+                    sampled.append(req.rid)
+        layers = list(step.layers) if step is not None else None
+        record = {
+            "iteration": iteration,
+            "time": time.monotonic(),
+            "kind": kind,
+            "decode": decode,
+            "cohort": rows,
+            "layers": layers,
+            "samples": sampled,
+        }
+        self._file.write(json.dumps(record) + "\n")

@@ -1,0 +1,117 @@
+"""What cannot work with layered prefill is refused by name, with the reason and the way on."""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+
+import pytest
+from layered_sglang.config import ConfigError, LayeredConfig
+from layered_sglang.executor.architectures import ARCHITECTURES, architecture_of
+
+refusals = pytest.importorskip("layered_sglang.hooks.refusals")
+
+#: Flag -> the ServerArgs values that ask for it.
+ASKED = {
+    "--speculative-algorithm": {"speculative_algorithm": "EAGLE"},
+    "--pp-size": {"pp_size": 2},
+    "--enable-dp-attention": {"enable_dp_attention": True},
+    "--attn-cp-size": {"attn_cp_size": 2},
+    "--dcp-size": {"dcp_size": 2},
+    "--moe-dp-size": {"moe_dp_size": 2},
+    "--enable-pdmux": {"enable_pdmux": True},
+    "--disaggregation-mode": {"disaggregation_mode": "prefill"},
+    "--enable-lora": {"enable_lora": True},
+    "--enable-two-batch-overlap": {"enable_two_batch_overlap": True},
+    "--enable-single-batch-overlap": {"enable_single_batch_overlap": True},
+    "--is-embedding": {"is_embedding": True},
+    "--dllm-algorithm": {"dllm_algorithm": "LowConfidence"},
+    "--enable-mixed-chunk": {"enable_mixed_chunk": True},
+    "--moe-a2a-backend": {"moe_a2a_backend": "deepep"},
+    "--elastic-ep-backend": {"elastic_ep_backend": "mooncake"},
+    "--enable-hierarchical-cache": {"enable_hierarchical_cache": True},
+    "--enable-lmcache": {"enable_lmcache": True},
+    "--enable-flexkv": {"enable_flexkv": True},
+    "--enable-hisparse": {"enable_hisparse": True},
+    "--enable-unified-memory": {"enable_unified_memory": True},
+    "--enable-return-routed-experts": {"enable_return_routed_experts": True},
+    "--expert-distribution-recorder-mode": {"expert_distribution_recorder_mode": "per_token"},
+    "--kv-canary": {"kv_canary": "log"},
+    "--enable-torch-compile": {"enable_torch_compile": True},
+    "--use-ray": {"use_ray": True},
+    "--smg-grpc-mode": {"smg_grpc_mode": True},
+    "--encoder-only": {"encoder_only": True},
+}
+
+
+@pytest.fixture(scope="module")
+def plain_args() -> dict:
+    """SGLang's own defaults for every field, with what resolution fills in."""
+    from sglang.srt.server_args import ServerArgs
+
+    values = {
+        f.name: f.default
+        for f in dataclasses.fields(ServerArgs)
+        if f.default is not dataclasses.MISSING
+    }
+    return values | {"page_size": 1}
+
+
+def server_args(plain: dict, architecture: str = "Qwen3MoeForCausalLM", layers: int = 8, **changed):
+    model = types.SimpleNamespace(
+        hf_config=types.SimpleNamespace(architectures=[architecture]),
+        num_hidden_layers=layers,
+        is_multimodal=changed.pop("is_multimodal", False),
+        is_hybrid_swa=changed.pop("is_hybrid_swa", False),
+        is_encoder_decoder=False,
+    )
+    return types.SimpleNamespace(**(plain | changed), get_model_config=lambda: model)
+
+
+def test_every_refusal_is_tested():
+    assert {r.flag for r in refusals.REFUSALS} == set(ASKED)
+
+
+def test_plain_arguments_pass(plain_args):
+    refusals.refuse_unsupported(server_args(plain_args), LayeredConfig())
+
+
+@pytest.mark.parametrize("flag", ASKED)
+def test_refused_by_name_with_the_way_on(plain_args, flag):
+    with pytest.raises(ConfigError) as error:
+        refusals.refuse_unsupported(server_args(plain_args, **ASKED[flag]), LayeredConfig())
+    assert f"does not work with {flag} yet: " in str(error.value)
+    assert "--prefill-schedule chunked" in str(error.value)
+
+
+@pytest.mark.parametrize("kind", ["is_multimodal", "is_hybrid_swa"])
+def test_refused_model_kinds(plain_args, kind):
+    with pytest.raises(ConfigError, match="does not support"):
+        refusals.refuse_unsupported(server_args(plain_args, **{kind: True}), LayeredConfig())
+
+
+def test_unknown_architecture_names_the_supported_ones(plain_args):
+    with pytest.raises(ConfigError) as error:
+        refusals.refuse_unsupported(
+            server_args(plain_args, architecture="GptOssForCausalLM"), LayeredConfig()
+        )
+    assert "GptOssForCausalLM" in str(error.value)
+    for name in ARCHITECTURES:
+        assert name in str(error.value)
+
+
+def test_more_layer_groups_than_layers(plain_args):
+    refusals.refuse_unsupported(server_args(plain_args), LayeredConfig(num_layer_groups=8))
+    with pytest.raises(ConfigError, match="9 is more than the model's 8 layers; choose 1 to 8"):
+        refusals.refuse_unsupported(server_args(plain_args), LayeredConfig(num_layer_groups=9))
+
+
+def test_chunks_end_on_page_borders(plain_args):
+    with pytest.raises(ConfigError, match="must be a multiple of --page-size 64"):
+        refusals.refuse_unsupported(
+            server_args(plain_args, page_size=64), LayeredConfig(layered_max_prefill_tokens=1000)
+        )
+
+
+def test_architecture_lookup_takes_the_first_known():
+    assert architecture_of(["Unknown", "MixtralForCausalLM"]) is ARCHITECTURES["MixtralForCausalLM"]

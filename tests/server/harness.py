@@ -1,0 +1,297 @@
+"""Start real servers, send real requests over HTTP, and compare what comes back."""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import psutil
+import requests
+
+START_SECONDS = 300
+#: SGLang's memory checks: on, and fatal.
+STRICT = {
+    "SGLANG_ENABLE_STRICT_MEM_CHECK_DURING_BUSY": "1",
+    "SGLANG_ENABLE_STRICT_MEM_CHECK_DURING_IDLE": "1",
+    "HF_HUB_OFFLINE": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    # Threads of several processes that spin for one another's cores cost more than they give.
+    "OMP_NUM_THREADS": "1",
+}
+
+
+class ServerDied(AssertionError):
+    """The server process ended; the message holds the end of its log."""
+
+
+@dataclass
+class Server:
+    """A running server: its address, its process and its log."""
+
+    url: str
+    process: subprocess.Popen
+    log: Path
+
+    def log_end(self, lines: int = 40) -> str:
+        return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
+
+    def check_alive(self) -> None:
+        if self.process.poll() is not None:
+            raise ServerDied(f"server exited with {self.process.returncode}\n{self.log_end()}")
+
+    def get(self, path: str) -> requests.Response:
+        return requests.get(self.url + path, timeout=60)
+
+    def post(self, path: str, **body: Any) -> requests.Response:
+        return requests.post(self.url + path, json=body, timeout=120)
+
+    def wait_idle(self, seconds: float = 120) -> None:
+        """Wait until nothing runs and nothing is held: ``/flush_cache`` refuses before that."""
+        deadline = time.monotonic() + seconds
+        while True:
+            self.check_alive()
+            if self.post("/flush_cache").status_code == 200:
+                return
+            assert time.monotonic() < deadline, f"never idle\n{self.log_end()}"
+            time.sleep(0.1)
+
+    def held_tokens(self) -> int:
+        """KV slots in use, over all schedulers."""
+        loads = self.get("/v1/loads").json()["loads"]
+        return sum(load["num_used_tokens"] for load in loads)
+
+    def counters(self) -> dict[str, float]:
+        """Our Prometheus counters by name; iterations as ``iterations:<kind>``."""
+        values: dict[str, float] = {}
+        for line in self.get("/metrics").text.splitlines():
+            if not line.startswith("layered_sglang:") or "_created" in line:
+                continue
+            name, value = line.split("{")[0], float(line.rsplit(" ", 1)[1])
+            name = name.removeprefix("layered_sglang:").removesuffix("_total")
+            if 'kind="' in line:
+                name += ":" + line.split('kind="')[1].split('"')[0]
+            values[name] = values.get(name, 0) + value
+        return values
+
+
+def free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+def layered_command(model: Path | str, port: int, *flags: str) -> list[str]:
+    return [sys.executable, "-m", "layered_sglang.launch_server", *_common(model, port), *flags]
+
+
+def stock_command(model: Path | str, port: int, *flags: str) -> list[str]:
+    """SGLang's own launcher. Only the platform is ours, where there is no GPU."""
+    import torch
+
+    cpu = [] if torch.cuda.is_available() else ["--device", "cpu"]
+    return [sys.executable, "-m", "sglang.launch_server", *_common(model, port), *cpu, *flags]
+
+
+def _common(model: Path | str, port: int) -> list[str]:
+    return ["--model-path", str(model), "--port", str(port), "--dtype", "float32"]
+
+
+@contextmanager
+def running(command: list[str], log: Path, env: dict[str, str] | None = None) -> Iterator[Server]:
+    """Run a server until the block ends; it must still be alive and its log clean of leaks then."""
+    import torch
+
+    full_env = {**os.environ, **STRICT, **(env or {})}
+    if "sglang.launch_server" in command and not torch.cuda.is_available():
+        full_env["SGLANG_PLATFORM"] = "layered_sglang_cpu"
+    with open(log, "w") as out:
+        process = subprocess.Popen(
+            command,
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            env=full_env,
+            start_new_session=True,
+            preexec_fn=_die_with_parent,
+        )
+    port = command[command.index("--port") + 1]
+    server = Server(f"http://127.0.0.1:{port}", process, log)
+    try:
+        _wait_ready(server)
+        yield server
+        server.check_alive()
+        text = log.read_text(errors="replace")
+        assert "leak" not in text.lower(), f"memory leak reported\n{server.log_end()}"
+        assert "Traceback" not in text, f"an exception was logged\n{server.log_end(80)}"
+    finally:
+        _stop(process)
+
+
+def _die_with_parent() -> None:
+    """In the child: a killed test run must not leave a server behind."""
+    prctl = ctypes.CDLL(None, use_errno=True).prctl
+    prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG; SGLang's processes then follow by themselves
+
+
+def _wait_ready(server: Server) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while True:
+        server.check_alive()
+        try:
+            if requests.get(server.url + "/health", timeout=5).status_code == 200:
+                break
+        except requests.RequestException:
+            pass
+        assert time.monotonic() < deadline, f"not ready in time\n{server.log_end()}"
+        time.sleep(0.5)
+    while "ready to roll" not in server.log.read_text(errors="replace"):
+        assert time.monotonic() < deadline, f"not ready in time\n{server.log_end()}"
+        time.sleep(0.2)
+
+
+def _stop(process: subprocess.Popen) -> None:
+    """End the server and every process it started, also those that left its process group."""
+    try:
+        family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(True)]
+    except psutil.NoSuchProcess:
+        return
+    for member in family:
+        with suppress(psutil.NoSuchProcess):
+            member.kill()
+    psutil.wait_procs(family, timeout=15)
+    process.wait(15)
+
+
+@dataclass(frozen=True)
+class Request:
+    """One ``/generate`` request; greedy unless ``sampling`` says otherwise.
+
+    ``logprob_start`` −1 asks for output logprobs only, 0 for the whole prompt's too.
+    """
+
+    prompt: tuple[int, ...]
+    max_new_tokens: int
+    sampling: tuple[tuple[str, Any], ...] = ()
+    stream: bool = False
+    logprob_start: int = -1
+    priority: int | None = None
+
+    def body(self, rid: str | list[str] | None) -> dict[str, Any]:
+        params = {"temperature": 0.0, "max_new_tokens": self.max_new_tokens, **dict(self.sampling)}
+        body: dict[str, Any] = {
+            "input_ids": list(self.prompt),
+            "sampling_params": params,
+            "return_logprob": True,
+            "logprob_start_len": self.logprob_start,
+            "stream": self.stream,
+        }
+        if rid is not None:
+            body["rid"] = rid
+        if self.priority is not None:
+            body["priority"] = self.priority
+        return body
+
+
+@dataclass
+class Answer:
+    """What one sequence of a request got."""
+
+    tokens: list[int]
+    logprobs: list[float]
+    prompt_logprobs: list[float | None]
+    finish: str
+    text: str = ""
+    times: list[float] = field(default_factory=list)
+
+
+def answer_of(out: dict[str, Any]) -> Answer:
+    meta = out["meta_info"]
+    reason = meta["finish_reason"] or {"type": "none"}
+    return Answer(
+        tokens=list(out.get("output_ids") or []),
+        logprobs=[row[0] for row in meta.get("output_token_logprobs") or []],
+        prompt_logprobs=[row[0] for row in meta.get("input_token_logprobs") or []],
+        finish=reason["type"],
+        text=out.get("text", ""),
+    )
+
+
+async def generate(
+    session: aiohttp.ClientSession,
+    server: Server,
+    request: Request,
+    rid: str | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> list[Answer]:
+    """Send one request; one answer per sequence (``n``). Streams tell ``progress`` their length."""
+    async with session.post(server.url + "/generate", json=request.body(rid)) as response:
+        if response.status != 200:
+            text = await response.text()
+            # An abort that finds the request in the grammar queue is answered by an error.
+            aborted = response.status == 400 and "Aborted by AbortReq" in text
+            return [Answer([], [], [], "abort" if aborted else f"http {response.status}: {text}")]
+        if not request.stream:
+            out = await response.json()
+            return [answer_of(o) for o in (out if isinstance(out, list) else [out])]
+        last: dict[int, dict] = {}
+        times = []
+        async for line in response.content:
+            if not line.startswith(b"data: ") or line.startswith(b"data: [DONE]"):
+                continue
+            chunk = json.loads(line[6:])
+            assert "error" not in chunk, chunk
+            last[chunk.get("index", 0)] = chunk
+            if progress is not None:
+                progress(chunk["meta_info"]["completion_tokens"])
+            times.append(time.perf_counter())
+        answers = [answer_of(last[i]) for i in sorted(last)]
+        for answer in answers:
+            answer.times = times
+        return answers
+
+
+async def generate_all(
+    server: Server, requests_: list[Request], at_once: int = 8
+) -> list[list[Answer]]:
+    """Answers to ``requests_``, ``at_once`` at a time, in order."""
+    gate = asyncio.Semaphore(at_once)
+    timeout = aiohttp.ClientTimeout(total=900)
+    async with aiohttp.ClientSession(timeout=timeout) as session:
+
+        async def one(request: Request) -> list[Answer]:
+            async with gate:
+                return await generate(session, server, request)
+
+        return await asyncio.gather(*map(one, requests_))
+
+
+def difference(got: Answer, want: Answer, tolerance: float = 1e-4) -> str | None:
+    """What differs between an answer and the reference, or ``None``."""
+    if got.finish != want.finish:
+        return f"finish {got.finish} instead of {want.finish}"
+    if got.tokens != want.tokens:
+        at = next(
+            (i for i, (a, b) in enumerate(zip(got.tokens, want.tokens, strict=False)) if a != b),
+            min(len(got.tokens), len(want.tokens)),
+        )
+        return f"token {at}: {got.tokens[at : at + 3]} instead of {want.tokens[at : at + 3]}"
+    for name in ("logprobs", "prompt_logprobs"):
+        a, b = getattr(got, name), getattr(want, name)
+        if len(a) != len(b):
+            return f"{len(a)} {name} instead of {len(b)}"
+        for i, (x, y) in enumerate(zip(a, b, strict=True)):
+            if (x is None) != (y is None) or (x is not None and abs(x - y) > tolerance):
+                return f"{name}[{i}]: {x} instead of {y}"
+    return None

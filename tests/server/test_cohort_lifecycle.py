@@ -1,0 +1,251 @@
+"""A cohort that does not reach its end in one go: aborts, restarts, pauses, bad neighbours."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import time
+
+import aiohttp
+import pytest
+from harness import (
+    Request,
+    answer_of,
+    difference,
+    free_port,
+    generate,
+    generate_all,
+    layered_command,
+    running,
+    stock_command,
+)
+
+pytestmark = [pytest.mark.server, pytest.mark.timeout(900)]
+
+_RNG = random.Random(3)
+IGNORE_EOS = (("ignore_eos", True),)
+
+
+def prompt(n: int) -> tuple[int, ...]:
+    return tuple(_RNG.randrange(256) for _ in range(n))
+
+
+STREAM = Request(prompt(20), 150, IGNORE_EOS)
+LONG = [Request(prompt(n), 6, IGNORE_EOS, logprob_start=0) for n in (1500, 1400, 2900)]
+GROWING = [Request(prompt(10), 150, IGNORE_EOS, stream=True) for _ in range(20)]
+FILLERS = [Request(prompt(25), 1, IGNORE_EOS) for _ in range(50)]
+SHORT = Request(prompt(12), 10, IGNORE_EOS)
+ALL = [STREAM, *LONG, *GROWING, *FILLERS, SHORT]
+
+
+@pytest.fixture(scope="module")
+def wanted(make_model, tmp_path_factory):
+    """Stock SGLang's answers."""
+    log = tmp_path_factory.mktemp("stock") / "server.log"
+    with running(stock_command(make_model(), free_port(), "--disable-radix-cache"), log) as server:
+        answers = asyncio.run(generate_all(server, ALL, at_once=12))
+    return {request: answer for request, (answer,) in zip(ALL, answers, strict=True)}
+
+
+def check(answers, wanted):
+    for request, answer in answers.items():
+        problem = difference(answer, wanted[request])
+        assert problem is None, f"{len(request.prompt)} tokens: {problem}"
+
+
+def settled(server):
+    server.wait_idle()
+    assert server.held_tokens() == 0
+    return server.counters()
+
+
+@pytest.fixture(scope="module", params=["overlap", "sync"])
+def server(request, make_model, tmp_path_factory):
+    """One layer an iteration, chunks of 1000 tokens, a pool that growing answers outgrow."""
+    flags = ["--num-layer-groups", "8", "--layered-max-prefill-tokens", "1000", "--enable-metrics"]
+    flags += ["--max-total-tokens", "3300", "--schedule-conservativeness", "0.01"]
+    flags += [] if request.param == "overlap" else ["--disable-overlap-schedule"]
+    log = tmp_path_factory.mktemp("layered") / "server.log"
+    with running(layered_command(make_model(), free_port(), *flags), log) as s:
+        yield s
+
+
+def run(server, *arrivals, actions=()):
+    """Send ``(delay, request, rid)``; run ``(delay, path, body)`` posts beside; answers by request."""
+
+    async def go():
+        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=300)) as session:
+
+            async def one(delay, request, rid):
+                await asyncio.sleep(delay)
+                return request, (await generate(session, server, request, rid))[0]
+
+            async def act(delay, path, body):
+                await asyncio.sleep(delay)
+                async with session.post(server.url + path, json=body) as response:
+                    return response.status
+
+            sent = asyncio.gather(*(one(*a) for a in arrivals))
+            acted = asyncio.gather(*(act(*a) for a in actions))
+            return dict(await sent), await acted
+
+    return asyncio.run(go())
+
+
+def test_a_cohort_restarts_when_the_pool_runs_out(server, wanted):
+    """Small prompts fill the pool to the brim while twenty answers grow into it.
+
+    At 103 tokens an answer about 1000 slots are left. Admission fills them but for two slots a prompt
+    and less than one prompt, fewer than the 20 * 8 that the answers grow by while the cohort passes
+    its eight layer groups.
+    """
+    before = settled(server)["restarted_cohorts"]
+
+    async def go():
+        grown = asyncio.Event()
+
+        def watch(tokens: int) -> None:
+            if tokens >= 103:
+                grown.set()
+
+        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=300)) as session:
+
+            async def fill():
+                await grown.wait()
+                body = FILLERS[0].body(None) | {"input_ids": [list(r.prompt) for r in FILLERS]}
+                async with session.post(server.url + "/generate", json=body) as response:
+                    return [answer_of(out) for out in await response.json()]
+
+            growing = [generate(session, server, GROWING[0], progress=watch)]
+            growing += [generate(session, server, r) for r in GROWING[1:]]
+            *answers, filled = await asyncio.gather(*growing, fill())
+            return [answer for (answer,) in answers] + filled
+
+    answers = asyncio.run(go())
+    check(dict(zip([*GROWING, *FILLERS], answers, strict=True)), wanted)
+    assert settled(server)["restarted_cohorts"] > before
+
+
+@pytest.mark.parametrize("delay", [0.0, 0.05, 0.15, 0.3, 0.5, 0.8, 1.2])
+def test_abort_at_every_phase_of_a_chunked_prompt(server, wanted, delay):
+    answers, _ = run(
+        server,
+        (0.0, STREAM, "stream"),
+        (0.3, LONG[2], "long"),
+        (0.35, SHORT, "short"),
+        actions=[(0.3 + delay, "/abort_request", {"rid": "long"})],
+    )
+    aborted = answers.pop(LONG[2])
+    assert aborted.finish in ("abort", "length")
+    assert aborted.tokens == wanted[LONG[2]].tokens[: len(aborted.tokens)]
+    check(answers, wanted)
+    settled(server)
+
+
+def test_a_cohort_that_everybody_left_stops(server, wanted):
+    before = settled(server)["aborted_cohorts"]
+    for attempt in range(8):
+        answers, _ = run(
+            server,
+            (0.0, STREAM, f"s{attempt}"),
+            (0.3, LONG[0], f"l{attempt}"),
+            actions=[(0.45 + 0.05 * attempt, "/abort_request", {"rid": f"l{attempt}"})],
+        )
+        check({STREAM: answers[STREAM]}, wanted)
+        counters = settled(server)
+        if counters["aborted_cohorts"] > before:
+            return
+    pytest.fail(f"no cohort was dropped: {counters}")
+
+
+@pytest.mark.parametrize("mode", ["retract", "in_place"])
+@pytest.mark.parametrize("delay", [0.4, 0.6, 0.9])
+def test_pause_and_continue(server, wanted, mode, delay):
+    answers, statuses = run(
+        server,
+        (0.0, STREAM, "stream"),
+        (0.3, LONG[2], "long"),
+        (0.35, SHORT, "short"),
+        actions=[
+            (delay, "/pause_generation", {"mode": mode}),
+            (delay + 0.7, "/continue_generation", {}),
+        ],
+    )
+    assert statuses == [200, 200]
+    check(answers, wanted)
+    settled(server)
+
+
+def test_bad_requests_get_4xx_and_harm_nobody(server, wanted):
+    bad = [
+        {"input_ids": [1] * 9000, "sampling_params": {"max_new_tokens": 4}},
+        {"input_ids": [], "sampling_params": {"max_new_tokens": 4}},
+        {"text": "", "sampling_params": {"max_new_tokens": 4}},
+        {"sampling_params": {"max_new_tokens": 4}},
+        {"input_ids": [1, 2], "sampling_params": {"temperature": -1}},
+        {"input_ids": [1, 2], "sampling_params": {"max_new_tokens": -3}},
+        {"input_ids": ["a"], "sampling_params": {}},
+        {"input_ids": [1, 2], "sampling_params": {"json_schema": "{not a schema"}},
+    ]
+    answers, statuses = run(
+        server,
+        (0.0, STREAM, "stream"),
+        (0.3, LONG[0], "long"),
+        actions=[(0.32 + 0.04 * i, "/generate", body) for i, body in enumerate(bad)],
+    )
+    assert all(400 <= status < 500 for status in statuses), statuses
+    check(answers, wanted)
+    settled(server)
+
+
+def test_openai_chat_streams_while_a_prompt_is_layered(server, wanted):
+    """SGLang's own OpenAI route: same text streamed and not, alone and beside a cohort."""
+    body = {
+        "model": "tiny",
+        "messages": [{"role": "user", "content": "hello"}],
+        "temperature": 0,
+        "max_tokens": 120,
+    }
+    alone = server.post("/v1/chat/completions", **body).json()["choices"][0]["message"]["content"]
+
+    async def go():
+        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=300)) as session:
+
+            async def chat():
+                text = ""
+                url = server.url + "/v1/chat/completions"
+                async with session.post(url, json=body | {"stream": True}) as response:
+                    assert response.status == 200
+                    async for line in response.content:
+                        if line.startswith(b"data: {"):
+                            choice = json.loads(line[6:])["choices"][0]
+                            text += choice["delta"].get("content") or ""
+                return text
+
+            async def later():
+                await asyncio.sleep(0.3)
+                return (await generate(session, server, LONG[0], "beside"))[0]
+
+            return await asyncio.gather(chat(), later())
+
+    merged = server.counters().get("iterations:merged", 0)
+    text, answer = asyncio.run(go())
+    assert text == alone and len(text) > 50
+    check({LONG[0]: answer}, wanted)
+    assert settled(server)["iterations:merged"] > merged
+
+
+def test_a_request_that_times_out_in_a_cohort(make_model, tmp_path, wanted):
+    """``SGLANG_REQ_RUNNING_TIMEOUT`` reaches requests whose prompt is half computed."""
+    flags = ["--num-layer-groups", "8", "--enable-metrics"]
+    command = layered_command(make_model(), free_port(), *flags)
+    env = {"SGLANG_REQ_RUNNING_TIMEOUT": "0.2"}
+    with running(command, tmp_path / "server.log", env) as s:
+        stream = Request(STREAM.prompt, 8, IGNORE_EOS)
+        start = time.monotonic()
+        answers, _ = run(s, (0.0, stream, "stream"), (0.02, LONG[2], "long"))
+        assert time.monotonic() - start < 60
+        late = answers[LONG[2]]
+        assert late.finish in ("abort", "length") or late.finish.startswith("http 503"), late.finish
+        settled(s)

@@ -1,0 +1,112 @@
+"""Starting: wrong flags end at once in one line, and a server without its schedule does not start."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from harness import free_port, layered_command
+
+pytestmark = pytest.mark.server
+HERE = Path(__file__).parent
+
+RUN_CASES = """
+import contextlib, io, json, sys
+from layered_sglang.launch_server import main
+for argv in json.loads(sys.argv[1]):
+    err = io.StringIO()
+    with contextlib.redirect_stderr(err):
+        try:
+            status = main(argv)
+        except SystemExit as stop:
+            status = stop.code
+    print("CASE " + json.dumps([status, err.getvalue()]))
+"""
+
+
+@pytest.mark.timeout(300)
+def test_wrong_starts_end_before_the_model_loads_in_one_line(make_model, tmp_path):
+    tiny = str(make_model())
+    gpt_oss, qwen = tmp_path / "gpt-oss", tmp_path / "qwen"
+    for preset, folder in (("gpt-oss-20b", gpt_oss), ("qwen3-30b-a3b", qwen)):
+        subprocess.run(
+            [sys.executable, "-m", "layered_sglang.make_model", preset, str(folder)], check=True
+        )
+    cases = {
+        ("--layer-group-tokens", "0"): "--layer-group-tokens must be at least 1",
+        ("--itl-slo-ms", "-1"): "--itl-slo-ms must be a positive number",
+        ("--num-layer-groups", "9"): "9 is more than the model's 8 layers",
+        ("--chunked-prefill-size", "512"): "contradicts --layered-max-prefill-tokens 8192",
+        ("--enable-mixed-chunk",): "does not work with --enable-mixed-chunk yet",
+        ("--enable-lora", "--max-lora-rank", "8", "--lora-target-modules", "all"): "--enable-lora",
+        (
+            "--model-path",
+            str(gpt_oss),
+        ): "does not support GptOssForCausalLM yet; it supports Glm4Moe",
+        # Only a config.json: these can be refused only before weights are looked for.
+        ("--model-path", str(qwen), "--num-layer-groups", "49"): "the model's 48 layers",
+    }
+    argvs = [["--model-path", tiny, "--skip-tokenizer-init", *flags] for flags in cases]
+    done = subprocess.run(
+        [sys.executable, "-c", RUN_CASES, json.dumps(argvs)], capture_output=True, text=True
+    )
+    outcomes = [json.loads(x[5:]) for x in done.stdout.splitlines() if x.startswith("CASE ")]
+    assert len(outcomes) == len(cases), done.stdout + done.stderr
+    for (flags, message), (status, err) in zip(cases.items(), outcomes, strict=True):
+        lines = [line for line in err.splitlines() if "layered-sglang: error" in line]
+        assert status == 2 and len(lines) == 1 and message in lines[0], (flags, status, err)
+        assert "Traceback" not in err, err
+
+
+@pytest.mark.timeout(200)
+def test_a_plugin_list_without_us_stops_the_launcher(make_model):
+    done = subprocess.run(
+        layered_command(make_model(), free_port()),
+        env={**os.environ, "SGLANG_PLUGINS": "something_else"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2
+    assert "ServerArgs.add_cli_args did not take" in done.stderr.splitlines()[-1]
+
+
+@pytest.mark.timeout(300)
+def test_a_replaced_scheduler_stops_the_server(make_model):
+    """Another plugin takes the scheduler class: the scheduler process says so, the server ends."""
+    path = os.pathsep.join(filter(None, [str(HERE / "rival_plugin"), os.environ.get("PYTHONPATH")]))
+    done = subprocess.run(
+        layered_command(make_model(), free_port()),
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        timeout=280,
+    )
+    assert done.returncode != 0
+    errors = [x for x in done.stderr.splitlines() if x.startswith("layered-sglang: error:")]
+    assert errors and "RivalScheduler, not the layered scheduler" in errors[0], done.stderr
+
+
+@pytest.mark.timeout(200)
+def test_installed_but_not_launched_it_changes_nothing():
+    code = """
+import sglang.srt.managers.scheduler as s
+before = s.Scheduler
+from sglang.srt.plugins import load_plugins
+from sglang.srt.plugins.hook_registry import HookRegistry
+load_plugins()
+from importlib.metadata import entry_points
+assert any(e.name == "layered_sglang" for e in entry_points(group="sglang.srt.plugins"))
+ours = [h for hooks in HookRegistry._hooks.values() for _, h, _ in hooks
+        if h.__module__.startswith("layered_sglang")]
+assert not ours, ours
+assert s.Scheduler is before
+from layered_sglang import platforms
+assert platforms.activate() is None
+"""
+    env = {k: v for k, v in os.environ.items() if not k.startswith(("LAYERED_", "SGLANG_PL"))}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env)
+    assert done.returncode == 0, done.stderr

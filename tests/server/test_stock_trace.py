@@ -1,0 +1,60 @@
+"""The iteration trace of SGLang's own schedule, mixed chunks among it."""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import json
+import random
+
+import aiohttp
+import pytest
+from harness import Request, free_port, layered_command, running
+
+pytestmark = pytest.mark.server
+
+
+@pytest.mark.timeout(400)
+def test_sglangs_own_schedule_is_traced(make_model, tmp_path):
+    rng = random.Random(3)
+    trace = tmp_path / "trace.jsonl"
+    requests = {
+        rid: Request(tuple(rng.randrange(256) for _ in range(n)), out, (("ignore_eos", True),))
+        for rid, n, out in (("chat", 40, 80), ("long", 1300, 3))
+    }
+    # SGLang does not mix requests that want logprobs.
+    bodies = {rid: {**r.body(rid), "return_logprob": False} for rid, r in requests.items()}
+
+    async def drive(server):
+        async with aiohttp.ClientSession() as session:
+
+            async def one(rid, delay):
+                await asyncio.sleep(delay)
+                async with session.post(server.url + "/generate", json=bodies[rid]) as response:
+                    assert response.status == 200, await response.text()
+                    await response.read()
+
+            await asyncio.gather(one("chat", 0.0), one("long", 0.5))
+
+    flags = ["--prefill-schedule", "chunked", "--chunked-prefill-size", "512"]
+    flags += ["--enable-mixed-chunk", "--layered-trace-file", str(trace)]
+    with running(layered_command(make_model(), free_port(), *flags), tmp_path / "log") as server:
+        asyncio.run(drive(server))
+        server.wait_idle()
+        assert "layered prefill is on" not in server.log.read_text()
+    records = [json.loads(line) for line in trace.read_text().splitlines()]
+
+    computed: collections.Counter = collections.Counter()
+    sampled: collections.Counter = collections.Counter()
+    for record in records:
+        assert record["layers"] is None
+        sampled.update(record["samples"])
+        for rid, start, tokens in record["cohort"]:
+            computed.update((rid, start + i) for i in range(tokens))
+        if record["kind"] == "mixed":
+            assert record["decode"] == ["chat"] and [c[0] for c in record["cohort"]] == ["long"]
+    for rid, request in requests.items():
+        assert all(computed[rid, i] == 1 for i in range(len(request.prompt)))
+        # With overlap on, one decode step more may be launched before the finish is known.
+        assert sampled[rid] - request.max_new_tokens in (0, 1)
+    assert sum(record["kind"] == "mixed" for record in records) >= 3
