@@ -11,7 +11,6 @@ import aiohttp
 import pytest
 from harness import (
     Request,
-    answer_of,
     difference,
     free_port,
     generate,
@@ -33,8 +32,9 @@ def prompt(n: int) -> tuple[int, ...]:
 
 STREAM = Request(prompt(20), 150, IGNORE_EOS)
 LONG = [Request(prompt(n), 6, IGNORE_EOS, logprob_start=0) for n in (1500, 1400, 2900)]
-GROWING = [Request(prompt(10), 150, IGNORE_EOS, stream=True) for _ in range(20)]
+GROWING = [Request(prompt(10), 150, IGNORE_EOS) for _ in range(20)]
 FILLERS = [Request(prompt(25), 1, IGNORE_EOS) for _ in range(50)]
+POOL = 3300
 SHORT = Request(prompt(12), 10, IGNORE_EOS)
 ALL = [STREAM, *LONG, *GROWING, *FILLERS, SHORT]
 
@@ -64,7 +64,7 @@ def settled(server):
 def server(request, make_model, tmp_path_factory):
     """One layer an iteration, chunks of 1000 tokens, a pool that growing answers outgrow."""
     flags = ["--num-layer-groups", "8", "--layered-max-prefill-tokens", "1000", "--enable-metrics"]
-    flags += ["--max-total-tokens", "3300", "--schedule-conservativeness", "0.01"]
+    flags += ["--max-total-tokens", str(POOL), "--schedule-conservativeness", "0.01"]
     flags += [] if request.param == "overlap" else ["--disable-overlap-schedule"]
     log = tmp_path_factory.mktemp("layered") / "server.log"
     with running(layered_command(make_model(), free_port(), *flags), log) as s:
@@ -93,38 +93,55 @@ def run(server, *arrivals, actions=()):
     return asyncio.run(go())
 
 
-def test_a_cohort_restarts_when_the_pool_runs_out(server, wanted):
-    """Small prompts fill the pool to the brim while twenty answers grow into it.
+def fill_the_pool(server, left):
+    """Answers by request: prompts fill the pool but for ``left`` to ``left`` + 24 slots.
 
-    At 103 tokens an answer about 1000 slots are left. Admission fills them but for two slots a prompt
-    and less than one prompt, fewer than the 20 * 8 that the answers grow by while the cohort passes
-    its eight layer groups.
+    Twenty answers grow meanwhile, by 20 * 8 slots until the cohort of prompts has passed its eight
+    layer groups. They are held (paused in place) until the prompts wait, so that what is free is known.
     """
-    before = settled(server)["restarted_cohorts"]
 
     async def go():
-        grown = asyncio.Event()
-
-        def watch(tokens: int) -> None:
-            if tokens >= 103:
-                grown.set()
-
         async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=300)) as session:
 
-            async def fill():
-                await grown.wait()
-                body = FILLERS[0].body(None) | {"input_ids": [list(r.prompt) for r in FILLERS]}
-                async with session.post(server.url + "/generate", json=body) as response:
-                    return [answer_of(out) for out in await response.json()]
+            async def post(path, **body):
+                async with session.post(server.url + path, json=body) as response:
+                    assert response.status == 200
 
-            growing = [generate(session, server, GROWING[0], progress=watch)]
-            growing += [generate(session, server, r) for r in GROWING[1:]]
-            *answers, filled = await asyncio.gather(*growing, fill())
-            return [answer for (answer,) in answers] + filled
+            async def held():
+                async with session.get(server.url + "/v1/loads") as response:
+                    return sum(load["num_used_tokens"] for load in (await response.json())["loads"])
 
-    answers = asyncio.run(go())
-    check(dict(zip([*GROWING, *FILLERS], answers, strict=True)), wanted)
+            growing = [asyncio.create_task(generate(session, server, r)) for r in GROWING]
+            while await held() < POOL - 1000:
+                await asyncio.sleep(0.02)
+            await post("/pause_generation", mode="in_place")
+            count = (POOL - await held() - left) // len(FILLERS[0].prompt)
+            assert 0 < count <= len(FILLERS)
+            fillers = [asyncio.create_task(generate(session, server, r)) for r in FILLERS[:count]]
+            await asyncio.sleep(0.3)
+            await post("/continue_generation")
+            answers = await asyncio.gather(*growing, *fillers)
+            return dict(zip([*GROWING, *FILLERS[:count]], [a for (a,) in answers], strict=True))
+
+    return asyncio.run(go())
+
+
+@pytest.mark.parametrize("left", [45, 90, 135])
+def test_a_cohort_restarts_when_the_pool_runs_out(server, wanted, left):
+    before = settled(server)["restarted_cohorts"]
+    check(fill_the_pool(server, left), wanted)
     assert settled(server)["restarted_cohorts"] > before
+
+
+def test_requests_retracted_before_their_first_token_came(server, wanted):
+    """The pool runs out in the iteration after the last layer group; with overlap on, SGLang has
+    not processed that one's result yet, and retracts the requests that it belongs to."""
+    before = settled(server)["restarted_cohorts"]
+    log = len(server.log_end(10**6))
+    check(fill_the_pool(server, left=180), wanted)
+    if "--disable-overlap-schedule" not in server.process.args:
+        assert "Retract requests" in server.log_end(10**6)[log:]
+    assert settled(server)["restarted_cohorts"] == before
 
 
 @pytest.mark.parametrize("delay", [0.0, 0.05, 0.15, 0.3, 0.5, 0.8, 1.2])

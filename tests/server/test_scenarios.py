@@ -8,8 +8,10 @@ memory checks are on and fatal; after each mixture the KV pool is whole again.
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import pytest
@@ -70,31 +72,39 @@ SETUPS = [
 
 
 @pytest.fixture(scope="module")
-def stock_answers(make_model, tmp_path_factory) -> dict[bool, list[list[Answer]]]:
-    """Stock SGLang's answers to the requests, each sent alone; by whether its overlap is on.
+def stock_answers(make_model, tmp_path_factory) -> Callable[[Setup], list[list[Answer]]]:
+    """Stock SGLang's answers to the requests, each sent alone; at one and at two ranks.
 
     Alone, because with overlap on SGLang applies penalties one step late, and how late depends on
     whether a prefill came between two decode steps: stock answers to requests with penalties differ
     between four at once and one at once. Layered prefill puts no such gap between decode steps, so
     its answers are those of a request that runs alone. Without penalties both modes agree.
+    Two ranks sum in another order than one, which a logprob of -12 shows at 1e-4.
     """
-    answers: dict[bool, list[list[Answer]]] = {}
-    for overlap in (True, False):
-        flags = ["--disable-radix-cache"] + ([] if overlap else ["--disable-overlap-schedule"])
+
+    def ask(asked: list[int], tp: int, *flags: str) -> list[list[Answer]]:
+        flags = ("--disable-radix-cache", *flags, *(["--tp", str(tp)] if tp > 1 else []))
         log = tmp_path_factory.mktemp("stock") / "server.log"
-        asked = [i for i, r in enumerate(REQUESTS) if overlap or penalised(r)]
         with running(stock_command(make_model(), free_port(), *flags), log) as server:
-            got = asyncio.run(generate_all(server, [REQUESTS[i] for i in asked], at_once=1))
-        answers[overlap] = list(answers.get(True, [[]] * len(REQUESTS)))
-        for i, answer in zip(asked, got, strict=True):
-            answers[overlap][i] = answer
-    return answers
+            return asyncio.run(generate_all(server, [REQUESTS[i] for i in asked], at_once=1))
+
+    @functools.cache
+    def answers(overlap: bool, tp: int) -> list[list[Answer]]:
+        if overlap:
+            return ask(list(range(len(REQUESTS))), tp)
+        differ = [i for i, request in enumerate(REQUESTS) if penalised(request)]
+        got = list(answers(True, tp))
+        for i, answer in zip(differ, ask(differ, tp, "--disable-overlap-schedule"), strict=True):
+            got[i] = answer
+        return got
+
+    return lambda setup: answers(setup.overlap, setup.tp)
 
 
 @pytest.mark.parametrize("setup", SETUPS, ids=str)
 @pytest.mark.timeout(1500)
 def test_answers_are_stock_sglangs(setup, stock_answers, make_model, tmp_path):
-    references = stock_answers[setup.overlap]
+    references = stock_answers(setup)
     # A retracted request loses the history of its penalties, in stock SGLang too.
     compared = [TINY_POOL[0] not in setup.flags or not penalised(r) for r in REQUESTS]
     command = layered_command(make_model(), free_port(), *setup.command_flags())

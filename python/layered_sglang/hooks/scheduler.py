@@ -233,6 +233,7 @@ class LayeredScheduler(Scheduler):
         cohort: CohortResult | None = getattr(result, "cohort_result", None)
         if cohort is not None:
             super().process_batch_result(cohort.batch, cohort.result)
+            _forget_unsent_logprobs(cohort.batch.reqs)
 
     def _log_layer_group(self, batch: ScheduleBatch, step: LayerGroupStep) -> None:
         if not self.metrics_reporter.is_stats_logging_rank:
@@ -369,6 +370,16 @@ class LayeredScheduler(Scheduler):
 
 def _unfinished(batch: ScheduleBatch) -> list[int]:
     return [i for i, req in enumerate(batch.reqs) if not req.finished()]
+
+
+def _forget_unsent_logprobs(reqs: list[Req]) -> None:
+    """Let requests retracted before their first token came send its logprob when it does come.
+
+    SGLang's streamer reports on them while they have no token, and counts one logprob as sent.
+    """
+    for req in reqs:
+        if req.is_retracted and not req.output_ids:
+            req.send_output_token_logprobs_offset = 0
 
 
 def _chunk_tokens(batch: ScheduleBatch) -> int:
