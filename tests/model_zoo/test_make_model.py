@@ -34,7 +34,7 @@ def test_writes_a_tiny_model(tmp_path, capsys) -> None:
     assert sorted(contents(tmp_path / "deep" / "model")) == sorted(FILES)
     lines = capsys.readouterr().out.splitlines()
     assert 2 <= len(lines) <= 4
-    assert "1.82M parameters" in lines[0]
+    assert "2.02M parameters" in lines[0]
     assert lines[-1].endswith(f"--model-path {tmp_path}/deep/model")
 
 

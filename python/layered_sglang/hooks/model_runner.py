@@ -21,6 +21,16 @@ class LayeredModelRunner(ModelRunner):
             self, architecture_of(list(self.model_config.hf_config.architectures))
         )
 
+    def describe_experts(self) -> str:
+        """What computes the experts, for the start-up banner."""
+        methods = (getattr(module, "quant_method", None) for module in self.model.modules())
+        runners = {runner for method in methods if (runner := getattr(method, "runner", None))}
+        if not runners:
+            return "none: a dense model"
+        if self.device == "cpu":
+            return "SGLang's PyTorch code"
+        return "SGLang's " + ", ".join(sorted({r.runner_backend.value for r in runners}))
+
     def _forward_raw(
         self, forward_batch: ForwardBatch, *args: Any, **kwargs: Any
     ) -> ModelRunnerOutput:

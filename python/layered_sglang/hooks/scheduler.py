@@ -104,7 +104,7 @@ class LayeredScheduler(Scheduler):
             "policy": self.layer_group_policy.describe(),
             "attention": runner.prefill_attention_backend_str,
             "overlap": self.enable_overlap,
-            "moe_runner": self.server_args.moe_runner_backend,
+            "experts": runner.describe_experts(),
         }
         return info
 

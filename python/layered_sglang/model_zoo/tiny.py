@@ -1,6 +1,7 @@
 """config.json of the tiny models: a full architecture each, small enough to run on a CPU.
 
-Heads, experts and widths divide by tensor-parallel sizes 2 and 4.
+Heads, experts and widths divide by tensor-parallel sizes 2 and 4. The rotated part of a head is 64
+wide, the narrowest that SGLang's GPU kernels take.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ QWEN3_MOE: dict[str, Any] = {
     "model_type": "qwen3_moe",
     "attention_bias": False,
     "decoder_sparse_step": 1,
-    "head_dim": 32,
+    "head_dim": 64,
     "hidden_size": 64,
     "intermediate_size": 128,
     "max_window_layers": 8,
@@ -56,7 +57,7 @@ MIXTRAL: dict[str, Any] = {
     "architectures": ["MixtralForCausalLM"],
     "model_type": "mixtral",
     # SGLang's Mixtral takes hidden_size / num_attention_heads for the head, whatever head_dim says.
-    "hidden_size": 128,
+    "hidden_size": 256,
     "intermediate_size": 64,
     "num_experts_per_tok": 2,
     "num_local_experts": 8,
@@ -73,7 +74,7 @@ GLM4_MOE: dict[str, Any] = {
     "model_type": "glm4_moe",
     "attention_bias": True,
     "first_k_dense_replace": 1,
-    "head_dim": 32,
+    "head_dim": 128,
     "hidden_size": 64,
     "intermediate_size": 128,
     "moe_intermediate_size": 64,
@@ -93,7 +94,7 @@ LLAMA: dict[str, Any] = {
     "architectures": ["LlamaForCausalLM"],
     "model_type": "llama",
     "attention_bias": False,
-    "head_dim": 32,
+    "head_dim": 64,
     "hidden_size": 128,
     "intermediate_size": 256,
     "mlp_bias": False,
@@ -104,7 +105,7 @@ QWEN3: dict[str, Any] = {
     "architectures": ["Qwen3ForCausalLM"],
     "model_type": "qwen3",
     "attention_bias": False,
-    "head_dim": 32,
+    "head_dim": 64,
     "hidden_size": 64,
     "intermediate_size": 256,
     "max_window_layers": 8,

@@ -28,7 +28,7 @@ def banner(config: LayeredConfig, scheduler_info: dict[str, Any], kernels: str) 
         f"{config.layered_max_prefill_tokens} tokens",
         "execution": f"merged, attention {info['attention']}, overlap "
         f"{'on' if info['overlap'] else 'off'}",
-        "MoE runner": f"SGLang's ({info['moe_runner']})",
+        "experts": info["experts"],
         "operators": kernels,
     }
     width = max(map(len, rows))
