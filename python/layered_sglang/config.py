@@ -54,6 +54,14 @@ class LayeredConfig:
         type=float,
         metavar="MS",
     )
+    layered_cuda_graph_max_tokens: int = _flag(
+        4096,
+        "On a GPU, layer groups of up to this many rows (prompt tokens and running requests) replay "
+        "CUDA graphs; longer ones keep the GPU busy anyway. 0: none. Memory and start-up time grow "
+        "with it.",
+        type=int,
+        metavar="TOKENS",
+    )
     layered_trace_file: str | None = _flag(
         None,
         "Append one JSON line per iteration: who ran which layers when (either schedule).",
@@ -75,6 +83,11 @@ class LayeredConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ConfigError(f"{flag_name(name)} must be at least 1, got {value}")
+        if self.layered_cuda_graph_max_tokens < 0:
+            raise ConfigError(
+                "--layered-cuda-graph-max-tokens must be at least 0, "
+                f"got {self.layered_cuda_graph_max_tokens}"
+            )
         if self.itl_slo_ms is not None:
             if not 0 < self.itl_slo_ms < float("inf"):
                 raise ConfigError(

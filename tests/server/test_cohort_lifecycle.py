@@ -65,6 +65,7 @@ def server(request, make_model, tmp_path_factory):
     """One layer an iteration, chunks of 1000 tokens, a pool that growing answers outgrow."""
     flags = ["--num-layer-groups", "8", "--layered-max-prefill-tokens", "1000", "--enable-metrics"]
     flags += ["--max-total-tokens", str(POOL), "--schedule-conservativeness", "0.01"]
+    flags += ["--load-snapshot-publish-interval", "1"]
     flags += [] if request.param == "overlap" else ["--disable-overlap-schedule"]
     log = tmp_path_factory.mktemp("layered") / "server.log"
     with running(layered_command(make_model(), free_port(), *flags), log) as s:
@@ -118,7 +119,7 @@ def fill_the_pool(server, left):
             count = (POOL - await held() - left) // len(FILLERS[0].prompt)
             assert 0 < count <= len(FILLERS)
             fillers = [asyncio.create_task(generate(session, server, r)) for r in FILLERS[:count]]
-            await asyncio.sleep(0.3)
+            await asyncio.sleep(1.0)
             await post("/continue_generation")
             answers = await asyncio.gather(*growing, *fillers)
             return dict(zip([*GROWING, *FILLERS[:count]], [a for (a,) in answers], strict=True))
@@ -136,12 +137,13 @@ def test_a_cohort_restarts_when_the_pool_runs_out(server, wanted, left):
 def test_requests_retracted_before_their_first_token_came(server, wanted):
     """The pool runs out in the iteration after the last layer group; with overlap on, SGLang has
     not processed that one's result yet, and retracts the requests that it belongs to."""
-    before = settled(server)["restarted_cohorts"]
+    settled(server)
     log = len(server.log_end(10**6))
-    check(fill_the_pool(server, left=180), wanted)
+    for left in (200, 220, 240):  # what is held is known to an iteration or two
+        check(fill_the_pool(server, left), wanted)
+        settled(server)
     if "--disable-overlap-schedule" not in server.process.args:
         assert "Retract requests" in server.log_end(10**6)[log:]
-    assert settled(server)["restarted_cohorts"] == before
 
 
 @pytest.mark.parametrize("delay", [0.0, 0.05, 0.15, 0.3, 0.5, 0.8, 1.2])

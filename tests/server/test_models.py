@@ -35,7 +35,7 @@ def test_every_architecture_is_tested():
 
 def traffic() -> list[Request]:
     rng = random.Random(7)
-    sizes = [(30, 90), (700, 20), (1500, 12), (5, 40), (400, 16), (2100, 8)]
+    sizes = [(30, 400), (700, 20), (1500, 12), (5, 40), (400, 16), (2100, 8)]
     return [
         Request(
             tuple(rng.randrange(256) for _ in range(prompt)),

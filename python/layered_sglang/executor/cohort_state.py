@@ -31,6 +31,12 @@ class CarriedRows:
         """
         return CarriedRows(self.hidden[start:end], self.residual[start:end])
 
+    def copy_from(self, source: CarriedRows) -> None:
+        """Copy ``source`` here, except what is here already (layers add to the residual in place)."""
+        for ours, theirs in ((self.hidden, source.hidden), (self.residual, source.residual)):
+            if ours.data_ptr() != theirs.data_ptr():
+                ours.copy_(theirs)
+
     @staticmethod
     def cat(first: CarriedRows, second: CarriedRows) -> CarriedRows:
         return CarriedRows(

@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,10 @@ import torch
 
 from layered_sglang.executor.architectures import Architecture
 from layered_sglang.executor.cohort_state import CarriedRows, CohortState
+from layered_sglang.executor.decode_graphs import DecodeGraphRows
+from layered_sglang.executor.decode_rows import DecodeRows, EagerDecodeRows
 from layered_sglang.executor.layer_range import LayerRangeModel
+from layered_sglang.executor.merged_graphs import MergedLayerGraphs
 from layered_sglang.executor.mixed_attention import MixedAttention
 from layered_sglang.scheduling import LayerGroup
 
@@ -38,7 +42,7 @@ class LayerGroupExecutor:
     """Runs iterations that have a cohort in them, on the forward stream, without waiting for the GPU.
 
     Owns two attention backend instances beside the model runner's (whose metadata buffers belong to
-    the captured decode graphs): one planned for the cohort in flight, one for the decode rows.
+    SGLang's captured decode graphs): one planned for the cohort in flight, one for the decode rows.
     """
 
     def __init__(self, model_runner: ModelRunner, architecture: Architecture) -> None:
@@ -47,14 +51,48 @@ class LayerGroupExecutor:
             cohort=model_runner._get_attention_backend(init_new_workspace=True),
             decode=model_runner._get_attention_backend(init_new_workspace=True),
         )
+        self._eager_decode = EagerDecodeRows(self.model, self.attention.decode)
+        self._decode_graphs: DecodeGraphRows | None = None
+        self._merged_graphs: MergedLayerGraphs | None = None
+
+    def capture_graphs(self, model_runner: ModelRunner, max_merged_rows: int) -> str:
+        """Capture the layers as CUDA graphs, after SGLang captured its own.
+
+        Args:
+            model_runner: SGLang's.
+            max_merged_rows: cohort and decode rows of an active layer group that a graph is kept for;
+                0: none.
+
+        Returns:
+            What was captured, one phrase for the start-up banner.
+        """
+        self._decode_graphs = DecodeGraphRows(model_runner, self.model, self.attention.decode)
+        text = f"each layer of decode up to {self._decode_graphs.max_bs} requests"
+        if max_merged_rows >= MergedLayerGraphs.SMALLEST and model_runner.server_args.ep_size == 1:
+            self._merged_graphs = MergedLayerGraphs(
+                model_runner, self.model, self.attention, max_merged_rows
+            )
+            text += f", of layer groups up to {self._merged_graphs.sizes[-1]} tokens"
+        return text
 
     def run(
-        self, decode: ForwardBatch | None, state: CohortState, layers: LayerGroup
+        self,
+        decode: ForwardBatch | None,
+        state: CohortState,
+        layers: LayerGroup,
+        planned: Callable[[], None],
     ) -> IterationLogits:
         """Run the cohort of ``state`` through ``layers`` and, if given, ``decode`` through all layers.
 
         ``state.carried`` moves on to the end of ``layers``; after the model's last layer it is
         ``None`` and the cohort's logits are in the result.
+
+        Args:
+            decode: the running requests' rows, or ``None`` when nobody decodes.
+            state: the cohort's.
+            layers: the active layer group.
+            planned: called once attention is planned: what was launched until then, and nothing
+                later, reads the tables that map requests to KV slots.
         """
         cohort = state.forward_batch
         assert cohort is not None and (state.carried is None) == (layers.start == 0)
@@ -62,38 +100,46 @@ class LayerGroupExecutor:
             self.attention.cohort.init_forward_metadata(cohort)
             state.planned = True
         if decode is None:
+            planned()
             out = self.model.run(layers, cohort, state.carried, self.attention.cohort)
             return IterationLogits(None, self._leave(state, cohort, out))
-        self.attention.decode.init_forward_metadata(decode)
-        return self._run_merged(decode, cohort, state, layers)
+        graphs = self._decode_graphs
+        passing: DecodeRows = self._eager_decode
+        if graphs is not None and graphs.can_run_graph(decode):
+            passing = graphs
+        rows = passing.begin(decode)  # may be padded
+        planned()
+        before = passing.before(layers.start) if layers.start > 0 else None
 
-    def _run_merged(
-        self, decode: ForwardBatch, cohort: ForwardBatch, state: CohortState, layers: LayerGroup
-    ) -> IterationLogits:
-        num_layers, n = self.model.num_layers, cohort.input_ids.shape[0]
-        rows: CarriedRows | torch.Tensor | None = None
-        if layers.start > 0:
-            before = LayerGroup(0, layers.start)
-            rows = self.model.run(before, decode, None, self.attention.decode)
-            assert isinstance(rows, CarriedRows) and state.carried is not None
-            rows = CarriedRows.cat(state.carried, rows)
-            state.carried = None  # the joined copy replaces it
+        out = self._run_active(cohort, rows, state.carried, before, layers)
+        n = cohort.input_ids.shape[0]
+        if isinstance(out, torch.Tensor):  # both went through the last layer
+            logits = self.model.logits(decode, out[n : n + decode.input_ids.shape[0]])
+            return IterationLogits(logits, self._leave(state, cohort, out[:n]))
+        state.carried = out.rows(0, n)
+        return IterationLogits(passing.after(layers.end, out.rows(n)), None)
 
+    def _run_active(
+        self,
+        cohort: ForwardBatch,
+        decode: ForwardBatch,
+        carried: CarriedRows | None,
+        before: CarriedRows | None,
+        layers: LayerGroup,
+    ) -> CarriedRows | torch.Tensor:
+        """The active layer group: cohort rows, then decode rows, through ``layers``."""
         self.attention.set_rows(cohort, decode)
         try:
-            rows = self.model.run(layers, merge_inputs(cohort, decode), rows, self.attention)
+            graphs = self._merged_graphs
+            if graphs is not None and graphs.fits(cohort, decode):
+                both = None if carried is None or before is None else (carried, before)
+                return graphs.run(layers, cohort, decode, both)
+            rows = None
+            if carried is not None and before is not None:
+                rows = CarriedRows.cat(carried, before)
+            return self.model.run(layers, merge_inputs(cohort, decode), rows, self.attention)
         finally:
             self.attention.set_rows(None, None)
-
-        if isinstance(rows, torch.Tensor):  # both went through the last layer
-            return IterationLogits(
-                self.model.logits(decode, rows[n:]), self._leave(state, cohort, rows[:n])
-            )
-        state.carried = rows.rows(0, n)
-        after = LayerGroup(layers.end, num_layers)
-        hidden = self.model.run(after, decode, rows.rows(n), self.attention.decode)
-        assert isinstance(hidden, torch.Tensor)
-        return IterationLogits(self.model.logits(decode, hidden), None)
 
     def _leave(
         self, state: CohortState, cohort: ForwardBatch, out: CarriedRows | torch.Tensor

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
 from sglang.srt.layers.attention.base_attn_backend import AttentionBackend
+from sglang.srt.model_executor.runner_backend_utils.breakable_cuda_graph import eager_on_graph
 
 if TYPE_CHECKING:
     from sglang.srt.layers.radix_attention import RadixAttention
@@ -27,10 +30,22 @@ class MixedAttention(AttentionBackend):
         self.req_to_token_pool = cohort.req_to_token_pool
         self._cohort_rows: ForwardBatch | None = None
         self._decode_rows: ForwardBatch | None = None
+        self._capturing = False
+        # Called while a breakable graph is captured, it ends one graph, and after it the next begins.
+        self._attend_between_graphs = eager_on_graph(True)(self._attend)
 
     def set_rows(self, cohort: ForwardBatch | None, decode: ForwardBatch | None) -> None:
         """Name the two parts of the merged batch; both ``None`` lets go of them afterwards."""
         self._cohort_rows, self._decode_rows = cohort, decode
+
+    @contextmanager
+    def capturing(self) -> Iterator[None]:
+        """While graphs are captured: attention becomes a break in them, and computes nothing yet."""
+        self._capturing = True
+        try:
+            yield
+        finally:
+            self._capturing = False
 
     def forward(
         self,
@@ -43,15 +58,34 @@ class MixedAttention(AttentionBackend):
         **kwargs: Any,
     ) -> torch.Tensor:
         """``q`` [tokens, heads * head_dim] (``k``, ``v`` likewise) -> [tokens, heads * v_head_dim]."""
+        out = q.new_empty(q.shape[0], layer.tp_q_head_num * layer.v_head_dim)
+        if self._capturing:
+            self._attend_between_graphs(out, q, k, v, layer, save_kv_cache, **kwargs)
+        else:
+            self._attend(out, q, k, v, layer, save_kv_cache, **kwargs)
+        return out
+
+    def _attend(
+        self,
+        out: torch.Tensor,
+        q: torch.Tensor,
+        k: torch.Tensor | None,
+        v: torch.Tensor | None,
+        layer: RadixAttention,
+        save_kv_cache: bool,
+        **kwargs: Any,
+    ) -> None:
+        """Fill ``out``. Rows behind the two parts are padding: zero, as garbage could be NaN."""
+        if self._capturing:
+            out.zero_()
+            return
         cohort, decode = self._cohort_rows, self._decode_rows
         assert cohort is not None and decode is not None
-        n = cohort.input_ids.shape[0]
-        parts = []
-        for backend, rows, part in (
-            (self.cohort, cohort, slice(0, n)),
-            (self.decode, decode, slice(n, None)),
-        ):
-            out = backend.forward(
+        start = 0
+        for backend, rows in ((self.cohort, cohort), (self.decode, decode)):
+            end = start + rows.input_ids.shape[0]
+            part = slice(start, end)
+            result = backend.forward(
                 q[part],
                 None if k is None else k[part],
                 None if v is None else v[part],
@@ -60,5 +94,7 @@ class MixedAttention(AttentionBackend):
                 save_kv_cache,
                 **kwargs,
             )
-            parts.append(out.reshape(rows.input_ids.shape[0], -1))
-        return torch.cat(parts)
+            out[part] = result.view(end - start, -1)
+            start = end
+        if start < out.shape[0]:
+            out[start:].zero_()

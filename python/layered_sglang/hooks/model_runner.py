@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from sglang.srt.model_executor.forward_batch_info import ForwardBatch
 from sglang.srt.model_executor.model_runner import ModelRunner, ModelRunnerOutput
+from sglang.srt.model_executor.runner.decode_cuda_graph_runner import DecodeCudaGraphRunner
+from sglang.srt.model_executor.runner_backend.full_cuda_graph_backend import FullCudaGraphBackend
 
 from layered_sglang.executor.architectures import architecture_of
 from layered_sglang.executor.iteration import LayerGroupExecutor
 from layered_sglang.hooks.cohort import LayerGroupStep
+from layered_sglang.hooks.server_args import layered_config
 
 
 class LayeredModelRunner(ModelRunner):
@@ -20,6 +24,19 @@ class LayeredModelRunner(ModelRunner):
         self.layer_groups = LayerGroupExecutor(
             self, architecture_of(list(self.model_config.hf_config.architectures))
         )
+
+    def init_cuda_graphs(self, *args: Any, **kwargs: Any) -> None:
+        super().init_cuda_graphs(*args, **kwargs)
+        self.graphs_text = "none"
+        runner = self.decode_cuda_graph_runner
+        if isinstance(runner, DecodeCudaGraphRunner) and isinstance(
+            runner.backend, FullCudaGraphBackend
+        ):
+            free = torch.cuda.mem_get_info()[0]
+            config = layered_config(self.server_args)
+            text = self.layer_groups.capture_graphs(self, config.layered_cuda_graph_max_tokens)
+            gigabytes = (free - torch.cuda.mem_get_info()[0]) / 2**30
+            self.graphs_text = f"{text} ({gigabytes:.1f} GiB)"
 
     def describe_experts(self) -> str:
         """What computes the experts, for the start-up banner."""
@@ -39,9 +56,16 @@ class LayeredModelRunner(ModelRunner):
             return super()._forward_raw(forward_batch, *args, **kwargs)
         state = step.cohort.state
         decode = None if forward_batch is state.forward_batch else forward_batch
-        logits = self.layer_groups.run(decode, state, step.layers)
+        logits = self.layer_groups.run(decode, state, step.layers, self._publish_tables_read)
         if decode is None:
             return ModelRunnerOutput(logits_output=logits.cohort, can_run_graph=False)
         output = ModelRunnerOutput(logits_output=logits.decode, can_run_graph=False)
         forward_batch.cohort_logits = logits.cohort
         return output
+
+    def _publish_tables_read(self) -> None:
+        """Let the scheduler write its request tables again while this forward goes on; without the
+        event it waits for all of it."""
+        if self.device == "cuda":
+            self.war_fastpath_read_done_event = torch.cuda.Event()
+            self.war_fastpath_read_done_event.record()

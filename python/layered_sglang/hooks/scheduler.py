@@ -105,6 +105,7 @@ class LayeredScheduler(Scheduler):
             "attention": runner.prefill_attention_backend_str,
             "overlap": self.enable_overlap,
             "experts": runner.describe_experts(),
+            "graphs": runner.graphs_text,
         }
         return info
 

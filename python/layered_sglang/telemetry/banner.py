@@ -28,6 +28,7 @@ def banner(config: LayeredConfig, scheduler_info: dict[str, Any], kernels: str) 
         f"{config.layered_max_prefill_tokens} tokens",
         "execution": f"merged, attention {info['attention']}, overlap "
         f"{'on' if info['overlap'] else 'off'}",
+        "layer graphs": info["graphs"],
         "experts": info["experts"],
         "operators": kernels,
     }
