@@ -79,6 +79,10 @@ def _serve(server_args: ServerArgs) -> int:
             run_scheduler_process_func=scheduler_process.run_traced_scheduler_process,
         )
         return 0
+    if server_args.device == "cuda":
+        from layered_sglang import warm_up
+
+        server_args.warmups = ",".join(filter(None, (server_args.warmups, warm_up.NAME)))
     http_server.launch_server(
         server_args,
         run_scheduler_process_func=scheduler_process.run_scheduler_process,
