@@ -224,8 +224,9 @@ def main() -> None:
         with noted(f"{name} start"):
             servers[name] = contexts[name].__enter__()
 
-    with ThreadPoolExecutor() as pool:
-        list(pool.map(enter, contexts))
+    # NOTE: a server dies with the thread that started it, so these threads stay to the end.
+    pool = ThreadPoolExecutor()
+    list(pool.map(enter, contexts))
 
     requests, (asked, arrivals) = make_requests(args.requests, SEED), long_prompts(args)
     alone: list[list[Answer]] = []

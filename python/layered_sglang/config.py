@@ -7,6 +7,9 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
+#: Name of our warm-up, for SGLang's ``--warmups``.
+WARM_UP = "layered_prefill"
+
 
 class ConfigError(ValueError):
     """A flag or a combination that cannot serve. The message is one line: what, why, what to do."""

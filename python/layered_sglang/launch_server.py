@@ -10,6 +10,7 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
+from layered_sglang import config
 from layered_sglang.config import ConfigError
 from layered_sglang.hooks import LAUNCHER_ENV
 
@@ -55,8 +56,8 @@ def _parse(argv: list[str]) -> ServerArgs:
 def _serve(server_args: ServerArgs) -> int:
     from layered_sglang.hooks.server_args import layered_config
 
-    config = layered_config(server_args)
-    if not config.layered and config.layered_trace_file is None:
+    layered = layered_config(server_args)
+    if not layered.layered and layered.layered_trace_file is None:
         from sglang.launch_server import run_server
 
         run_server(server_args)
@@ -68,7 +69,7 @@ def _serve(server_args: ServerArgs) -> int:
     from layered_sglang.hooks.pinned import check_pinned
 
     check_pinned()
-    if not config.layered:
+    if not layered.layered:
         if server_args.encoder_only or server_args.smg_grpc_mode or server_args.use_ray:
             raise ConfigError(
                 "--layered-trace-file works with SGLang's HTTP server only; leave it out, or "
@@ -79,10 +80,8 @@ def _serve(server_args: ServerArgs) -> int:
             run_scheduler_process_func=scheduler_process.run_traced_scheduler_process,
         )
         return 0
-    if server_args.device == "cuda":
-        from layered_sglang import warm_up
-
-        server_args.warmups = ",".join(filter(None, (server_args.warmups, warm_up.NAME)))
+    if server_args.warmups is not None and config.WARM_UP in server_args.warmups:
+        import layered_sglang.warm_up  # noqa: F401, registers itself with SGLang
     http_server.launch_server(
         server_args,
         run_scheduler_process_func=scheduler_process.run_scheduler_process,

@@ -12,18 +12,17 @@ from typing import TYPE_CHECKING
 from sglang.srt.entrypoints.warmup import warmup
 from sglang.srt.managers.io_struct import GenerateReqInput
 
+from layered_sglang.config import WARM_UP
 from layered_sglang.hooks.server_args import layered_config
 
 if TYPE_CHECKING:
     from sglang.srt.managers.tokenizer_manager import TokenizerManager
 
-#: For ``--warmups``.
-NAME = "layered_prefill"
 PROMPT_TOKENS = (300, 1500, 3000, 5000, 8192)
 _DECODING = "layered-warm-up"
 
 
-@warmup(NAME)
+@warmup(WARM_UP)
 async def warm_up(_disaggregation_mode: str, tokenizer_manager: TokenizerManager) -> None:
     """Prompts of several lengths, one after the other, beside a request that decodes all the while."""
     most = min(

@@ -140,7 +140,10 @@ def running(command: list[str], log: Path, env: dict[str, str] | None = None) ->
 
 
 def _die_with_parent() -> None:
-    """In the child: a killed test run must not leave a server behind."""
+    """In the child: a killed test run must not leave a server behind.
+
+    NOTE: the parent is the thread that called, not the process.
+    """
     prctl = ctypes.CDLL(None, use_errno=True).prctl
     prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG; SGLang's processes then follow by themselves
 

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
+
 from layered_sglang import config, platforms
 from layered_sglang.config import ConfigError, LayeredConfig
 from layered_sglang.executor.architectures import architecture_of
@@ -49,6 +51,8 @@ def build_with_layered_config(
     if layered.layered:
         _take_chunk_size(namespace, layered)
         _refuse_architecture(namespace.model_path)
+        if torch.cuda.is_available() and not namespace.skip_server_warmup:
+            namespace.warmups = ",".join(filter(None, (namespace.warmups, config.WARM_UP)))
     server_args = original(cls, namespace)
     setattr(server_args, _ATTRIBUTE, layered)
     if layered.layered:
