@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from layered_sglang import config
 from layered_sglang.config import ConfigError
-from layered_sglang.hooks import LAUNCHER_ENV
+from layered_sglang.launched import LAUNCHER_ENV
 
 if TYPE_CHECKING:
     from sglang.srt.server_args import ServerArgs

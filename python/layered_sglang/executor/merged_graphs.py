@@ -9,6 +9,8 @@ its shapes are those of the requests.
 from __future__ import annotations
 
 import bisect
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -30,6 +32,7 @@ from layered_sglang.executor.mixed_attention import MixedAttention
 from layered_sglang.scheduling import LayerGroup
 
 if TYPE_CHECKING:
+    from sglang.srt.distributed.parallel_state import GraphCaptureContext
     from sglang.srt.model_executor.model_runner import ModelRunner
 
 #: Row counts worth a graph, up to the configured limit: an eighth apart, so little is padding.
@@ -80,10 +83,6 @@ class MergedLayerGraphs:
     # --- capture ----------------------------------------------------------------------------------
 
     def _capture(self, model_runner: ModelRunner) -> None:
-        device = torch.get_device_module(model_runner.device)
-        barrier = model_runner.tp_group.barrier
-        pool = get_or_create_global_graph_memory_pool(device)
-        set_graph_pool_id(pool)
         with (
             freeze_gc(model_runner.server_args.enable_cudagraph_gc),
             model_capture_mode(),
@@ -93,18 +92,27 @@ class MergedLayerGraphs:
         ):
             for size in reversed(self.sizes):  # the largest first: the others fit into its memory
                 rows = self._static_rows(size)
-                self._graphs[size] = []
-                for layer in range(self._model.num_layers):
-                    for _ in range(WARM_UPS):
-                        device.synchronize()
-                        barrier()
-                        self._run_layer(layer, rows)
-                    graph = BreakableCUDAGraph()
-                    with BreakableCUDAGraphCapture(
-                        graph, pool=pool, stream=capture.stream, barrier_fn=barrier
-                    ):
-                        self._run_layer(layer, rows)
-                    self._graphs[size].append(graph)
+                self._graphs[size] = [
+                    self._capture_one(partial(self._run_layer, layer, rows), model_runner, capture)
+                    for layer in range(self._model.num_layers)
+                ]
+
+    @staticmethod
+    def _capture_one(
+        run: Callable[[], None], model_runner: ModelRunner, capture: GraphCaptureContext
+    ) -> BreakableCUDAGraph:
+        device = torch.get_device_module(model_runner.device)
+        barrier = model_runner.tp_group.barrier
+        pool = get_or_create_global_graph_memory_pool(device)
+        set_graph_pool_id(pool)
+        for _ in range(WARM_UPS):
+            device.synchronize()
+            barrier()
+            run()
+        graph = BreakableCUDAGraph()
+        with BreakableCUDAGraphCapture(graph, pool=pool, stream=capture.stream, barrier_fn=barrier):
+            run()
+        return graph
 
     def _static_rows(self, size: int) -> ForwardBatch:
         """What layers read per token; attention takes its inputs from the iteration's own batches."""

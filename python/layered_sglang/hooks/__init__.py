@@ -3,15 +3,7 @@
 Pinned to one SGLang version; ``pinned.py`` says what they rely on and checks it at start-up.
 """
 
-import os
-
-#: Set by ``layered_sglang.launch_server`` and inherited by the processes that it starts. Without it
-#: the installed plugin leaves SGLang alone.
-LAUNCHER_ENV = "LAYERED_SGLANG_LAUNCHER"
-
-
-def launched_by_us() -> bool:
-    return os.environ.get(LAUNCHER_ENV) == "1"
+from layered_sglang.launched import launched_by_us
 
 
 def activate() -> None:

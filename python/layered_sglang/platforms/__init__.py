@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 
-from layered_sglang.hooks import launched_by_us
+from layered_sglang.launched import launched_by_us
 
 #: Name of the entry point, for ``SGLANG_PLATFORM``.
 NAME = "layered_sglang_cpu"

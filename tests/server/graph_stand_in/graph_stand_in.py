@@ -1,0 +1,85 @@
+"""A test's own SGLang plugin: layer graphs on the CPU, where a "graph" calls its function again.
+
+Everything around the graphs is the real code: static inputs, padding, what is carried from layer to
+layer and from iteration to iteration. What only a GPU shows is left out: recording and memory pools.
+One character a replay goes to ``GRAPH_STAND_IN_FILE``: d (a layer of decode), m (of merged rows).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from contextlib import contextmanager
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from sglang.srt.plugins.hook_registry import HookRegistry, HookType
+
+BATCH_SIZES = [1, 2, 4, 8]
+
+
+class Replay:
+    def __init__(self, kind: str, run: Callable[[], Any]) -> None:
+        self.kind, self.run = kind, run
+        self.output = run()
+
+    def replay(self) -> None:
+        with open(os.environ["GRAPH_STAND_IN_FILE"], "a") as out:
+            out.write(self.kind)
+        new = self.run()
+        if new is not None:  # logits: a graph writes to where it wrote when it was captured
+            self.output.next_token_logits.copy_(new.next_token_logits)
+
+
+class StandInBackend:
+    """``BaseCudaGraphBackend`` of replays."""
+
+    def __init__(self) -> None:
+        self._graphs: dict[Any, Replay] = {}
+        self._outputs: dict[Any, Any] = {}
+
+    @contextmanager
+    def capture_session(self, _stream: Any):
+        yield
+
+    def capture_one(self, key: Any, run: Callable[[], Any], **_kwargs: Any) -> None:
+        self._graphs[key] = Replay("d", run)
+        self._outputs[key] = self._graphs[key].output
+
+
+@contextmanager
+def _no_capture(*_args: Any, **_kwargs: Any):
+    yield SimpleNamespace(stream=None)
+
+
+def _capture_on_the_cpu(_result: Any, runner: Any, *args: Any, **kwargs: Any) -> None:
+    """After ``ModelRunner.init_cuda_graphs``, which captured nothing on the CPU."""
+    from layered_sglang.executor import decode_graphs, merged_graphs
+    from sglang.srt.model_executor.runner import decode_cuda_graph_runner as sglangs
+
+    sglangs.graph_capture = merged_graphs.graph_capture = _no_capture
+    sglangs.resolve_decode_backend = lambda _runner: StandInBackend()
+    sglangs.get_batch_sizes_to_capture = lambda *_args: (BATCH_SIZES, [])
+    merged_graphs.MergedLayerGraphs._capture_one = staticmethod(
+        lambda run, *_args: Replay("m", run)
+    )
+    attention = runner.layer_groups.attention.decode
+    attention.init_cuda_graph_state = lambda *_args: None
+    attention.get_cuda_graph_seq_len_fill_value = lambda: 1
+    assert decode_graphs.DecodeGraphRows.__mro__[1] is sglangs.DecodeCudaGraphRunner
+    with torch.no_grad():
+        runner.graphs_text = runner.layer_groups.capture_graphs(runner, 1024)
+
+
+def activate() -> None:
+    """Entry point ``sglang.srt.plugins``; does nothing outside scheduler processes of the test."""
+    from layered_sglang.hooks import registration
+
+    if "GRAPH_STAND_IN_FILE" not in os.environ or not registration.in_scheduler_process:
+        return
+    HookRegistry.register(
+        "sglang.srt.model_executor.model_runner.ModelRunner.init_cuda_graphs",
+        _capture_on_the_cpu,
+        HookType.AFTER,
+    )

@@ -1,0 +1,45 @@
+"""Layer graphs, as far as a CPU can show: the same answers through static, padded rows."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from pathlib import Path
+
+import pytest
+from harness import free_port, generate_all, layered_command, running, stock_command
+from mixtures import make_mixture, make_requests, penalised, play
+
+pytestmark = [pytest.mark.server, pytest.mark.timeout(900)]
+STAND_IN = Path(__file__).parent / "graph_stand_in"
+REQUESTS = [r for r in make_requests(60, seed=4) if not penalised(r)]
+
+
+@pytest.mark.parametrize("overlap", [True, False], ids=["overlap", "sync"])
+def test_answers_through_layer_graphs_are_stock_sglangs(make_model, tmp_path, overlap):
+    """Prompts of up to 3000 tokens: cohorts above and below the largest graph, batches above the
+    largest captured one, cohorts cut into chunks."""
+    model, replays = make_model(), tmp_path / "replays"
+    command = stock_command(model, free_port(), "--disable-radix-cache")
+    with running(command, tmp_path / "stock.log") as server:
+        references = asyncio.run(generate_all(server, REQUESTS, at_once=4))
+    env = {
+        "GRAPH_STAND_IN_FILE": str(replays),
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(STAND_IN), os.environ.get("PYTHONPATH")])),
+    }
+    flags = ["--layer-group-tokens", "100", "--layered-max-prefill-tokens", "1500"]
+    flags += ["--enable-metrics", *([] if overlap else ["--disable-overlap-schedule"])]
+    command = layered_command(model, free_port(), *flags)
+    with running(command, tmp_path / "layered.log", env) as server:
+        assert "each layer of decode up to 8 requests, of layer groups up to 1024" in (
+            server.log.read_text()
+        )
+        for seed in range(12):
+            mixture = make_mixture(len(REQUESTS), seed)
+            compared = [True] * len(REQUESTS)
+            wrong = asyncio.run(play(server, REQUESTS, references, compared, mixture, False))
+            assert not wrong, f"mixture {seed}:\n" + "\n".join(wrong) + "\n" + server.log_end()
+            server.wait_idle()
+            assert server.held_tokens() == 0
+    kinds = replays.read_text()
+    assert kinds.count("d") > 200 and kinds.count("m") > 50
