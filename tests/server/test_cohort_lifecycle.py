@@ -36,7 +36,8 @@ GROWING = [Request(prompt(10), 150, IGNORE_EOS) for _ in range(20)]
 FILLERS = [Request(prompt(25), 1, IGNORE_EOS) for _ in range(50)]
 POOL = 3300
 SHORT = Request(prompt(12), 10, IGNORE_EOS)
-ALL = [STREAM, *LONG, *GROWING, *FILLERS, SHORT]
+SCORED = Request(prompt(700), 0, logprob_start=0)  # prompt logprobs only
+ALL = [STREAM, *LONG, *GROWING, *FILLERS, SHORT, SCORED]
 
 
 @pytest.fixture(scope="module")
@@ -194,6 +195,14 @@ def test_pause_and_continue(server, wanted, mode, delay):
     assert statuses == [200, 200]
     check(answers, wanted)
     settled(server)
+
+
+def test_a_prompt_that_is_only_scored(server, wanted):
+    merged = settled(server).get("iterations:merged", 0)
+    answers, _ = run(server, (0.0, STREAM, "stream"), (0.3, SCORED, "scored"))
+    check(answers, wanted)
+    assert len(answers[SCORED].prompt_logprobs) == 700
+    assert settled(server)["iterations:merged"] >= merged + 8
 
 
 def test_bad_requests_get_4xx_and_harm_nobody(server, wanted):

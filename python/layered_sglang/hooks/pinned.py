@@ -18,6 +18,10 @@ _SCHEDULER = "sglang.srt.managers.scheduler:Scheduler"
 _COMPONENTS = "sglang.srt.managers.scheduler_components"
 _BATCH = "sglang.srt.managers.schedule_batch"
 _RUNNER = "sglang.srt.model_executor.model_runner:ModelRunner"
+_GRAPHS = "sglang.srt.model_executor.runner.decode_cuda_graph_runner:DecodeCudaGraphRunner"
+_BREAKABLE = (
+    "sglang.srt.model_executor.runner_backend_utils.breakable_cuda_graph.breakable_cuda_graph"
+)
 
 #: Function -> its parameters (without ``self``), as pinned.
 PINNED: dict[str, str] = {
@@ -50,6 +54,19 @@ PINNED: dict[str, str] = {
     f"{_RUNNER}._get_attention_backend": "init_new_workspace",
     f"{_RUNNER}._forward_raw": "forward_batch pp_proxy_tensors reinit_attn_backend "
     "split_forward_count",
+    f"{_RUNNER}.init_cuda_graphs": "capture_decode_cuda_graph",
+    f"{_GRAPHS}.__init__": "model_runner attn_backend speculative_num_steps "
+    "speculative_num_draft_tokens",
+    f"{_GRAPHS}.capture": "",
+    f"{_GRAPHS}.capture_one_shape": "size forward stream_idx variant_label",
+    f"{_GRAPHS}.capture_prepare": "size stream_idx num_tokens",
+    f"{_GRAPHS}.can_run_graph": "forward_batch",
+    f"{_GRAPHS}.load_batch": "forward_batch pp_proxy_tensors",
+    f"{_BREAKABLE}:eager_on_graph": "enable capture_stub",
+    f"{_BREAKABLE}:BreakableCUDAGraph.replay": "",
+    f"{_BREAKABLE}:BreakableCUDAGraphCapture.__init__": "cuda_graph pool stream capture_error_mode "
+    "barrier_fn",
+    "sglang.srt.entrypoints.warmup:warmup": "name",
     f"{_RUNNER}.sample": "logits_output forward_batch",
     f"{_RUNNER}.compute_logprobs_only": "logits_output forward_batch",
     f"{_BATCH}:ScheduleBatch.copy": "",
@@ -85,6 +102,8 @@ def check_pinned() -> None:
         name = target.replace(":", ".")
         try:
             function = pkgutil.resolve_name(target)
+            if getattr(function, "__isabstractmethod__", False):
+                raise AttributeError("only its abstract base has it")
         except (AttributeError, ImportError) as error:
             raise ConfigError(
                 f"{name} is missing from this sglang {SGLANG_VERSION} ({error}), and layered prefill "
