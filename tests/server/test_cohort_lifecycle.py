@@ -11,6 +11,7 @@ import aiohttp
 import pytest
 from harness import (
     Request,
+    answer_of,
     difference,
     free_port,
     generate,
@@ -32,7 +33,7 @@ def prompt(n: int) -> tuple[int, ...]:
 
 STREAM = Request(prompt(20), 150, IGNORE_EOS)
 LONG = [Request(prompt(n), 6, IGNORE_EOS, logprob_start=0) for n in (1500, 1400, 2900)]
-GROWING = [Request(prompt(10), 150, IGNORE_EOS) for _ in range(20)]
+GROWING = [Request(prompt(10), 320, IGNORE_EOS) for _ in range(10)]
 FILLERS = [Request(prompt(25), 1, IGNORE_EOS) for _ in range(50)]
 POOL = 3300
 SHORT = Request(prompt(12), 10, IGNORE_EOS)
@@ -98,8 +99,9 @@ def run(server, *arrivals, actions=()):
 def fill_the_pool(server, left):
     """Answers by request: prompts fill the pool but for ``left`` to ``left`` + 24 slots.
 
-    Twenty answers grow meanwhile, by 20 * 8 slots until the cohort of prompts has passed its eight
-    layer groups. They are held (paused in place) until the prompts wait, so that what is free is known.
+    Ten answers grow meanwhile, by 10 * 8 slots until the cohort of prompts has passed its eight layer
+    groups. They are held (paused in place) until the prompts wait, so that what is free is known to
+    an iteration or two.
     """
 
     async def go():
@@ -108,6 +110,7 @@ def fill_the_pool(server, left):
             async def post(path, **body):
                 async with session.post(server.url + path, json=body) as response:
                     assert response.status == 200
+                    return await response.json() if path == "/generate" else None
 
             async def held():
                 async with session.get(server.url + "/v1/loads") as response:
@@ -119,19 +122,22 @@ def fill_the_pool(server, left):
             await post("/pause_generation", mode="in_place")
             count = (POOL - await held() - left) // len(FILLERS[0].prompt)
             assert 0 < count <= len(FILLERS)
-            fillers = [asyncio.create_task(generate(session, server, r)) for r in FILLERS[:count]]
+            # In one request, so that they come together.
+            body = FILLERS[0].body(None) | {"input_ids": [list(r.prompt) for r in FILLERS[:count]]}
+            fillers = asyncio.create_task(post("/generate", **body))
             await asyncio.sleep(1.0)
             await post("/continue_generation")
-            answers = await asyncio.gather(*growing, *fillers)
-            return dict(zip([*GROWING, *FILLERS[:count]], [a for (a,) in answers], strict=True))
+            answers = [answer for (answer,) in await asyncio.gather(*growing)]
+            answers += map(answer_of, await fillers)
+            return dict(zip([*GROWING, *FILLERS[:count]], answers, strict=True))
 
     return asyncio.run(go())
 
 
-@pytest.mark.parametrize("left", [45, 90, 135])
-def test_a_cohort_restarts_when_the_pool_runs_out(server, wanted, left):
+def test_a_cohort_restarts_when_the_pool_runs_out(server, wanted):
     before = settled(server)["restarted_cohorts"]
-    check(fill_the_pool(server, left), wanted)
+    for left in (20, 45, 30, 40):
+        check(fill_the_pool(server, left), wanted)
     assert settled(server)["restarted_cohorts"] > before
 
 
@@ -140,7 +146,7 @@ def test_requests_retracted_before_their_first_token_came(server, wanted):
     not processed that one's result yet, and retracts the requests that it belongs to."""
     settled(server)
     log = len(server.log_end(10**6))
-    for left in (200, 220, 240):  # what is held is known to an iteration or two
+    for left in (90, 100, 110, 120):
         check(fill_the_pool(server, left), wanted)
         settled(server)
     if "--disable-overlap-schedule" not in server.process.args:
