@@ -10,7 +10,7 @@ namespace {
 
 constexpr int kThreads = 128;
 constexpr int kWarps = kThreads / kWarpSize;
-constexpr int kRowLoads = 8;    // 16-byte loads of each weight row under way in a lane
+constexpr int kRowLoads = 4;    // 16-byte loads of each weight row under way in a lane
 constexpr int kDownLoads = 12;  // of a lane, over the slots' rows
 
 __device__ __forceinline__ float warp_sum(float value) {
@@ -26,7 +26,7 @@ __device__ __forceinline__ bool is_expert(int id, int num_experts) {
 }
 
 // A warp: one neuron of one pair, its gate and its up row.
-__global__ void __launch_bounds__(kThreads) gate_up_gemv(ExpertGemvArgs args) {
+__global__ void __launch_bounds__(kThreads, 6) gate_up_gemv(ExpertGemvArgs args) {
   ptx::launch_dependents();
   const int lane = threadIdx.x % kWarpSize;
   const int64_t job = static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / kWarpSize;

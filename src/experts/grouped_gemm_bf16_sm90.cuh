@@ -5,8 +5,9 @@
 // more than reading its weights, and tails waste at most 15 columns.
 //
 // Warps of a block:
-//   0        weights into the ring of stages with the copy engine (and the down GEMM's tokens);
-//   1 ... 3  the gate/up GEMM's tokens, gathered by row with cp.async;
+//   0 ... 3  producers, which fill a ring of stages: weights with the copy engine, tokens with it,
+//            too (the down GEMM, whose rows are in order: warp 0 alone), or gathered row by row
+//            with cp.async (the gate/up GEMM: all four);
 //   4 ... 11 two warpgroups, 128 weight rows each: wgmma, then the epilogue from registers.
 // A stage is 64 of K. Every role walks the same tasks on its own, so none is handed over.
 #pragma once
@@ -24,7 +25,6 @@ namespace layered_sglang::grouped_gemm {
 
 inline constexpr int kThreads = 384;
 inline constexpr int kProducerThreads = 128;
-inline constexpr int kGatherThreads = 96;
 inline constexpr int kConsumerWarps = 8;
 inline constexpr int kProducerRegisters = 72;
 inline constexpr int kConsumerRegisters = 216;
@@ -63,7 +63,15 @@ struct Task {
   int weight_tile;
   int first_row;
   int rows;   // that exist; 0 or less for an empty tile of a pair
-  int width;  // columns that are computed, the next multiple of the granularity
+  int width;  // columns that are computed
+};
+
+// A block's tasks. A cluster's blocks have the same ones and differ in their token tile.
+struct TaskRange {
+  int first;
+  int end;
+  int step;
+  int rank;  // of the block in its cluster
 };
 
 // The experts' token tiles, in shared memory: [E] each.
@@ -99,11 +107,12 @@ __device__ __forceinline__ void fill_table(const GroupedGemmArgs& gemm, const Ti
 // A whole warp calls it. Tasks go expert by expert, and within one by weight tile, so that the
 // blocks that run at one time share weights and tokens in the L2.
 template <int kCluster>
-__device__ __forceinline__ Task find_task(const TileTable& table, int num_experts,
-                                          int num_weight_tiles, int index, int rank) {
+__device__ __forceinline__ Task find_task(const TileTable& table, const KernelArgs& args, int index,
+                                          int rank) {
   const int lane = threadIdx.x % kWarpSize;
+  const int num_weight_tiles = args.num_weight_tiles;
   int experts_before = 0;
-  for (int e = lane; e < num_experts; e += kWarpSize) {
+  for (int e = lane; e < args.gemm.num_experts; e += kWarpSize) {
     experts_before += table.tile_end[e] * num_weight_tiles <= index;
   }
   Task task;
@@ -181,100 +190,121 @@ __device__ __forceinline__ void load_tokens(const CUtensorMap* map, const Shared
   }
 }
 
-// Warp 0. All its lanes walk the tasks, one issues the copies.
-template <bool kGateUp, int kCluster>
+// The down GEMM's producer: warp 0. All its lanes walk the tasks, one issues the copies.
+template <int kCluster>
 __device__ __forceinline__ void run_copy_warp(const CUtensorMap* weight_map,
                                               const CUtensorMap* token_map, const KernelArgs& args,
                                               const SharedLayout& shared, const TileTable& table,
-                                              int first_task, int num_tasks, int task_step,
-                                              int rank) {
+                                              const TaskRange& range) {
   const int k_blocks = (args.depth + kStageDepth - 1) / kStageDepth;
   const bool issues = threadIdx.x == 0;
-  // The down GEMM's weights do not depend on the gate/up GEMM, so the first stages' weights are
-  // under way before that has ended.
-  int token_debt = kGateUp ? 0 : kStages;
+  // The weights do not depend on the gate/up GEMM, so those of the first stages are under way
+  // before it has ended.
+  int token_debt = kStages;
   RingPosition position;
-  for (int index = first_task; index < num_tasks; index += task_step) {
-    const Task task =
-        find_task<kCluster>(table, args.gemm.num_experts, args.num_weight_tiles, index, rank);
-    const uint32_t bytes =
-        kWeightBytes + (kGateUp ? 0 : token_boxes(task) * kTokenBoxRows * kRowBytes);
+  for (int index = range.first; index < range.end; index += range.step) {
+    const Task task = find_task<kCluster>(table, args, index, range.rank);
+    const uint32_t bytes = kWeightBytes + token_boxes(task) * kTokenBoxRows * kRowBytes;
     for (int k_block = 0; k_block < k_blocks; ++k_block) {
-      if (!kGateUp && token_debt == kStages) {
+      if (token_debt == kStages) {
         const int early = min(kStages, k_blocks);
         if (issues) {
           for (int i = 0; i < early; ++i) {
             ptx::barrier_arrive_expect_bytes(shared.full_barrier(i), bytes);
-            load_weights<kCluster>(weight_map, shared, task, i, i, rank, args.weight_policy);
+            load_weights<kCluster>(weight_map, shared, task, i, i, range.rank, args.weight_policy);
           }
         }
         token_debt = early;
         ptx::wait_for_previous_kernels();
       }
       if (issues) {
-        if (!kGateUp && token_debt > 0) {
-          load_tokens(token_map, shared, task, position.stage, k_block);
-        } else {
+        if (token_debt == 0) {
           ptx::barrier_wait(shared.empty_barrier(position.stage), position.round ^ 1);
           ptx::barrier_arrive_expect_bytes(shared.full_barrier(position.stage), bytes);
-          load_weights<kCluster>(weight_map, shared, task, position.stage, k_block, rank,
+          load_weights<kCluster>(weight_map, shared, task, position.stage, k_block, range.rank,
                                  args.weight_policy);
-          if (!kGateUp) load_tokens(token_map, shared, task, position.stage, k_block);
         }
+        load_tokens(token_map, shared, task, position.stage, k_block);
       }
       token_debt = max(token_debt - 1, 0);
       position.advance();
     }
   }
   // Also without a task: this kernel must not end before the previous one.
-  if (!kGateUp) ptx::wait_for_previous_kernels();
+  ptx::wait_for_previous_kernels();
 }
 
-// Warps 1 ... 3 of the gate/up GEMM: eight threads a row, 16 bytes each.
+// The gate/up GEMM's producers: warps 0 ... 3. Eight threads copy a row, 16 bytes each; thread 0
+// also issues the weights' copies.
 template <int kCluster>
-__device__ __forceinline__ void run_gather_warps(const KernelArgs& args, const SharedLayout& shared,
-                                                 const TileTable& table, int first_task,
-                                                 int num_tasks, int task_step, int rank) {
-  constexpr int kRowStep = kGatherThreads / 8;
-  constexpr int kRowsPerThread = (kMaxTileTokens + kRowStep - 1) / kRowStep;
-  static_assert(kRowStep % 8 == 4, "the swizzle of a thread's rows alternates between two values");
-  const int thread = threadIdx.x - kWarpSize;
-  const int chunk = thread % 8;
-  const int row = thread / 8;
+__device__ __forceinline__ void run_gather_warps(const CUtensorMap* weight_map,
+                                                 const KernelArgs& args, const SharedLayout& shared,
+                                                 const TileTable& table, const TaskRange& range) {
+  constexpr int kRowStep = kProducerThreads / 8;
+  constexpr int kRowsPerThread = kMaxTileTokens / kRowStep;
+  static_assert(kMaxTileTokens % kRowStep == 0, "the last step must not reach the next stage");
+  static_assert(kRowStep % 8 == 0, "a thread's rows share one swizzle");
+  const int chunk = threadIdx.x % 8;
+  const int row = threadIdx.x / 8;
   const int k_blocks = (args.depth + kStageDepth - 1) / kStageDepth;
-  const uint32_t even_row = row * kRowBytes + ((chunk ^ (row % 8)) << 4);
-  const uint32_t odd_row = row * kRowBytes + ((chunk ^ ((row + 4) % 8)) << 4);
+  const int row_units = args.depth / 8;  // of 16 bytes
+  const uint32_t place = row * kRowBytes + ((chunk ^ (row % 8)) << 4);
 
-  RingPosition position;
-  for (int index = first_task; index < num_tasks; index += task_step) {
-    const Task task =
-        find_task<kCluster>(table, args.gemm.num_experts, args.num_weight_tiles, index, rank);
-    uint32_t source[kRowsPerThread];  // in units of 8 elements
+  // The pairs of the thread's rows. Rows beyond the tile read its first row once more, and an empty
+  // tile, which has none, the first token.
+  const auto load_pairs = [&](const Task& task, int (&pairs)[kRowsPerThread]) {
 #pragma unroll
     for (int i = 0; i < kRowsPerThread; ++i) {
-      source[i] = 0;
-      if (row + i * kRowStep < task.rows) {
-        const int pair = __ldcg(args.gemm.sorted_rows + task.first_row + row + i * kRowStep);
-        source[i] = pair / args.gemm.top_k;
-      }
+      const int valid_row = row + i * kRowStep < task.rows ? row + i * kRowStep : 0;
+      pairs[i] = task.rows > 0 ? __ldcg(args.gemm.sorted_rows + task.first_row + valid_row) : 0;
     }
-#pragma unroll
-    for (int i = 0; i < kRowsPerThread; ++i) source[i] = source[i] * (args.depth / 8) + chunk;
+  };
 
+  if (range.first >= range.end) return;
+  Task task = find_task<kCluster>(table, args, range.first, range.rank);
+  int pairs[kRowsPerThread];
+  load_pairs(task, pairs);
+  RingPosition position;
+  for (int index = range.first; index < range.end; index += range.step) {
+    const Task current = task;
+    const int steps = (current.width + kRowStep - 1) / kRowStep;
+    uint32_t source[kRowsPerThread];  // in units of 16 bytes
+#pragma unroll
+    for (int i = 0; i < kRowsPerThread; ++i) {
+      source[i] = static_cast<uint32_t>(pairs[i]) / args.gemm.top_k * row_units + chunk;
+    }
+    // The next task's pairs are on their way while this one's rows are copied.
+    if (index + range.step < range.end) {
+      task = find_task<kCluster>(table, args, index + range.step, range.rank);
+      load_pairs(task, pairs);
+    }
     for (int k_block = 0; k_block < k_blocks; ++k_block) {
       ptx::barrier_wait(shared.empty_barrier(position.stage), position.round ^ 1);
-      const uint32_t target = shared.tokens(position.stage);
-      const int bytes = k_block * kStageDepth + chunk * 8 < args.depth ? 16 : 0;
-      const __nv_bfloat16* base = args.x + k_block * kStageDepth;
+      const uint32_t full = shared.full_barrier(position.stage);
+      if (threadIdx.x == 0) {
+        ptx::barrier_arrive_expect_bytes(full, kWeightBytes);
+        load_weights<kCluster>(weight_map, shared, current, position.stage, k_block, range.rank,
+                               args.weight_policy);
+      }
+      const uint32_t target = shared.tokens(position.stage) + place;
+      const auto* x = reinterpret_cast<const uint4*>(args.x + k_block * kStageDepth);
+      if ((k_block + 1) * kStageDepth <= args.depth) {
 #pragma unroll
-      for (int i = 0; i < kRowsPerThread; ++i) {
-        // Rows that do not exist keep what was there: their columns are never stored.
-        if (row + i * kRowStep < task.rows) {
-          ptx::copy_async_16(target + (i % 2 ? odd_row : even_row) + i * kRowStep * kRowBytes,
-                             bytes > 0 ? base + static_cast<size_t>(source[i]) * 8 : args.x, bytes);
+        for (int i = 0; i < kRowsPerThread; ++i) {
+          if (i >= steps) break;
+          ptx::copy_async_16(target + i * kRowStep * kRowBytes, x + source[i]);
+        }
+      } else {  // K ends within the stage
+        const bool exists = k_block * kStageDepth + chunk * 8 < args.depth;
+#pragma unroll
+        for (int i = 0; i < kRowsPerThread; ++i) {
+          if (i >= steps) break;
+          ptx::copy_async_16_or_zero(target + i * kRowStep * kRowBytes,
+                                     exists ? static_cast<const void*>(x + source[i]) : args.x,
+                                     exists ? 16 : 0);
         }
       }
-      ptx::barrier_arrive_after_copies(shared.full_barrier(position.stage));
+      ptx::barrier_arrive_after_copies(full);
       position.advance();
     }
   }
@@ -303,25 +333,38 @@ __device__ __forceinline__ void store_tile(const KernelArgs& args, const Task& t
     __nv_bfloat16* out = args.out + static_cast<size_t>(task.first_row) * args.out_columns + column;
     const Activation activation = args.gemm.activation;
 #pragma unroll
-    for (int j = 0; j < kColumns / 16; ++j) {
-      uint32_t packed[2][2];  // [8 rows of the 16][8 neurons of the 16]
+    for (int first = 0; first < kColumns; first += 32) {
 #pragma unroll
-      for (int half = 0; half < 2; ++half) {
+      for (int j = 0; j < 2; ++j) {
+        uint32_t packed[2][2] = {};  // [8 rows of the 16][8 neurons of the 16]
 #pragma unroll
-        for (int b = 0; b < 2; ++b) {
-          const float* d = &sums[b][8 * j + 4 * half];
-          packed[half][b] =
-              ptx::pack_bf16(activate(d[0], d[2], activation), activate(d[1], d[3], activation));
+        for (int half = 0; half < 2; ++half) {
+          const int column_block = first / 8 + 2 * j + half;
+          if (column_block * 8 >= kColumns) continue;
+#pragma unroll
+          for (int b = 0; b < 2; ++b) {
+            const float* d = &sums[b][4 * column_block];
+            packed[half][b] =
+                ptx::pack_bf16(activate(d[0], d[2], activation), activate(d[1], d[3], activation));
+          }
+        }
+        if (first + 16 * j < kColumns) {
+          ptx::store_matrices_transposed(write_at + j * kTransposeBytes, packed[0][0], packed[0][1],
+                                         packed[1][0], packed[1][1]);
         }
       }
-      const uint32_t slot = j % 2 * kTransposeBytes;
-      ptx::store_matrices_transposed(write_at + slot, packed[0][0], packed[0][1], packed[1][0],
-                                     packed[1][1]);
       __syncwarp();
-      const uint4 value = ptx::load_shared_16(read_at + slot);
-      if (j * 16 + row < task.rows && column < args.out_columns) {
-        *reinterpret_cast<uint4*>(out + static_cast<size_t>(j * 16 + row) * args.out_columns) =
-            value;
+      uint4 value[2];
+#pragma unroll
+      for (int j = 0; j < 2; ++j) value[j] = ptx::load_shared_16(read_at + j * kTransposeBytes);
+      __syncwarp();
+#pragma unroll
+      for (int j = 0; j < 2; ++j) {
+        const int tile_row = first + 16 * j + row;
+        if (tile_row < task.rows && column < args.out_columns) {
+          *reinterpret_cast<uint4*>(out + static_cast<size_t>(tile_row) * args.out_columns) =
+              value[j];
+        }
       }
     }
   } else {
@@ -335,22 +378,32 @@ __device__ __forceinline__ void store_tile(const KernelArgs& args, const Task& t
         task.weight_tile * kTileWeightRows + group * kTileWeightRows / 2 + warp * 32 + chunk * 8;
     __nv_bfloat16* out = args.out + static_cast<size_t>(task.first_row) * args.out_columns + column;
 #pragma unroll
-    for (int j = 0; j < kColumns / 8; ++j) {
-      const float* even = &sums[0][4 * j];
-      const float* odd = &sums[1][4 * j];
-      const uint32_t slot = j % 2 * kTransposeBytes;
-      ptx::store_matrices_transposed(
-          write_at + slot, ptx::pack_bf16(even[0], even[1]), ptx::pack_bf16(odd[0], odd[1]),
-          ptx::pack_bf16(even[2], even[3]), ptx::pack_bf16(odd[2], odd[3]));
+    for (int first = 0; first < kColumns; first += 16) {
+#pragma unroll
+      for (int j = 0; j < 2; ++j) {
+        if (first + 8 * j >= kColumns) continue;
+        const float* even = &sums[0][first / 2 + 4 * j];
+        const float* odd = &sums[1][first / 2 + 4 * j];
+        ptx::store_matrices_transposed(
+            write_at + j * kTransposeBytes, ptx::pack_bf16(even[0], even[1]),
+            ptx::pack_bf16(odd[0], odd[1]), ptx::pack_bf16(even[2], even[3]),
+            ptx::pack_bf16(odd[2], odd[3]));
+      }
       __syncwarp();
-      const uint4 value = ptx::load_shared_16(read_at + slot);
-      if (j * 8 + row < task.rows && column < args.out_columns) {
-        *reinterpret_cast<uint4*>(out + static_cast<size_t>(j * 8 + row) * args.out_columns) =
-            value;
+      uint4 value[2];
+#pragma unroll
+      for (int j = 0; j < 2; ++j) value[j] = ptx::load_shared_16(read_at + j * kTransposeBytes);
+      __syncwarp();
+#pragma unroll
+      for (int j = 0; j < 2; ++j) {
+        const int tile_row = first + 8 * j + row;
+        if (tile_row < task.rows && column < args.out_columns) {
+          *reinterpret_cast<uint4*>(out + static_cast<size_t>(tile_row) * args.out_columns) =
+              value[j];
+        }
       }
     }
   }
-  __syncwarp();  // both slots are free for the next task
 }
 
 template <int kCluster>
@@ -376,22 +429,25 @@ __device__ __forceinline__ void compute_task(const KernelArgs& args, const Share
 #pragma unroll
   for (int i = 0; i < kColumns / 2; ++i) sums[0][i] = sums[1][i] = 0.0f;
   const int k_blocks = (args.depth + kStageDepth - 1) / kStageDepth;
+  // In units of 16 bytes, as descriptors hold them.
+  const uint32_t first_weights = (shared.weights(0) + group * kHalfWeightBytes) / 16;
+  const uint32_t first_tokens = shared.tokens(0) / 16;
   int previous = -1;
   for (int k_block = 0; k_block < k_blocks; ++k_block) {
     ptx::barrier_wait(shared.full_barrier(position.stage), position.round);
     // NOTE: the gather's writes are ordinary ones to wgmma, and the barrier alone does not order
     // those.
     if (kGateUp) ptx::fence_async_proxy();
-    const uint32_t weights = shared.weights(position.stage) + group * kHalfWeightBytes;
-    const uint32_t tokens = shared.tokens(position.stage);
+    const uint32_t weights = first_weights + position.stage * (kStageBytes / 16);
+    const uint32_t tokens = weights + first_tokens - first_weights;
     ptx::wgmma_fence();
 #pragma unroll
     for (int k = 0; k < kStageDepth / 16; ++k) {
-      const uint64_t b = ptx::operand_descriptor(tokens + k * 32, 1024);
+      const uint64_t b = ptx::operand_descriptor<1024>(tokens + k * 2);
 #pragma unroll
       for (int parity = 0; parity < 2; ++parity) {
         wgmma_bf16<kColumns>(sums[parity],
-                             ptx::operand_descriptor(weights + parity * 1024 + k * 32, 2048), b);
+                             ptx::operand_descriptor<2048>(weights + parity * 64 + k * 2), b);
       }
     }
     ptx::wgmma_commit();
@@ -409,32 +465,36 @@ __device__ __forceinline__ void compute_task(const KernelArgs& args, const Share
 
 template <bool kGateUp, int kCluster>
 __device__ __forceinline__ void run_consumers(const KernelArgs& args, const SharedLayout& shared,
-                                              const TileTable& table, int first_task, int num_tasks,
-                                              int task_step, int rank) {
+                                              const TileTable& table, const TaskRange& range) {
   const int group = threadIdx.x / 128 - 1;
   // The second warpgroup starts two stages late and stays behind: while one is in its epilogue the
   // other keeps the tensor cores busy.
-  if (args.stagger && group == 1 && first_task < num_tasks && args.depth > 2 * kStageDepth) {
+  if (args.stagger && group == 1 && range.first < range.end && args.depth > 2 * kStageDepth) {
     ptx::barrier_wait(shared.full_barrier(2), 0);
   }
   RingPosition position;
-  for (int index = first_task; index < num_tasks; index += task_step) {
-    const Task task =
-        find_task<kCluster>(table, args.gemm.num_experts, args.num_weight_tiles, index, rank);
+  for (int index = range.first; index < range.end; index += range.step) {
+    const Task task = find_task<kCluster>(table, args, index, range.rank);
 #define LS_CASE(columns)                                                           \
-  case columns / kTokenGranularity:                                                \
+  case columns / 8:                                                                \
     compute_task<kGateUp, kCluster, columns>(args, shared, task, group, position); \
     break;
-    switch (task.width / kTokenGranularity) {
+    switch (task.width / 8) {
       LS_CASE(16)
       LS_CASE(32)
       LS_CASE(48)
       LS_CASE(64)
+      LS_CASE(72)
       LS_CASE(80)
+      LS_CASE(88)
       LS_CASE(96)
+      LS_CASE(104)
       LS_CASE(112)
+      LS_CASE(120)
       LS_CASE(128)
+      LS_CASE(136)
       LS_CASE(144)
+      LS_CASE(152)
       LS_CASE(160)
     }
 #undef LS_CASE
@@ -463,7 +523,7 @@ __global__ void __launch_bounds__(kThreads, 1)
     ptx::prefetch_tensor_map(&weight_map);
     if (!kGateUp) ptx::prefetch_tensor_map(&token_map);
     for (int stage = 0; stage < kStages; ++stage) {
-      ptx::barrier_init(shared.full_barrier(stage), kGateUp ? 1 + kGatherThreads : 1);
+      ptx::barrier_init(shared.full_barrier(stage), kGateUp ? 1 + kProducerThreads : 1);
       ptx::barrier_init(shared.empty_barrier(stage), kConsumerWarps * kCluster);
     }
     ptx::barrier_init_fence();
@@ -477,22 +537,20 @@ __global__ void __launch_bounds__(kThreads, 1)
   fill_table<kCluster>(args.gemm, table);
   if (kCluster > 1) ptx::cluster_sync();  // the other block's barriers are ready, too
 
-  const int rank = kCluster > 1 ? ptx::cluster_rank() : 0;
-  const int first_task = blockIdx.x / kCluster;
-  const int task_step = gridDim.x / kCluster;
-  const int num_tasks = table.tile_end[args.gemm.num_experts - 1] * args.num_weight_tiles;
-
+  const TaskRange range = {static_cast<int>(blockIdx.x) / kCluster,
+                           table.tile_end[args.gemm.num_experts - 1] * args.num_weight_tiles,
+                           static_cast<int>(gridDim.x) / kCluster,
+                           kCluster > 1 ? static_cast<int>(ptx::cluster_rank()) : 0};
   if (threadIdx.x < kProducerThreads) {
     ptx::lower_registers<kProducerRegisters>();
-    if (threadIdx.x < kWarpSize) {
-      run_copy_warp<kGateUp, kCluster>(&weight_map, &token_map, args, shared, table, first_task,
-                                       num_tasks, task_step, rank);
-    } else if (kGateUp) {
-      run_gather_warps<kCluster>(args, shared, table, first_task, num_tasks, task_step, rank);
+    if constexpr (kGateUp) {
+      run_gather_warps<kCluster>(&weight_map, args, shared, table, range);
+    } else if (threadIdx.x < kWarpSize) {
+      run_copy_warp<kCluster>(&weight_map, &token_map, args, shared, table, range);
     }
   } else {
     ptx::raise_registers<kConsumerRegisters>();
-    run_consumers<kGateUp, kCluster>(args, shared, table, first_task, num_tasks, task_step, rank);
+    run_consumers<kGateUp, kCluster>(args, shared, table, range);
   }
   // NOTE: a block must not end while the other may still arrive at its barriers.
   if (kCluster > 1) {

@@ -11,7 +11,8 @@ namespace layered_sglang {
 
 inline constexpr int kTileWeightRows = 256;  // of one task; wgmma's M dimension
 inline constexpr int kMaxTileTokens = 160;   // of one task; wgmma's N dimension
-inline constexpr int kTokenGranularity = 16;
+// Widths are multiples of 16 up to kFineTileTokens and of 8 from there, where padding costs more.
+inline constexpr int kFineTileTokens = 64;
 
 // Tiles of equal width: 270 rows become 2 * 144 and not 160 + 112, so no task is mostly padding.
 // The blocks of a cluster share their weights, so they take tiles in pairs (`multiple` 2), of which
@@ -21,10 +22,11 @@ LAYERED_SGLANG_HOST_DEVICE int token_tile_count(int rows, int multiple) {
   return (rows + per_step - 1) / per_step * multiple;
 }
 
-// Width of each tile, a multiple of the granularity; `tiles` > 0.
+// Width of each tile; `tiles` > 0.
 LAYERED_SGLANG_HOST_DEVICE int token_tile_width(int rows, int tiles) {
   const int per_tile = (rows + tiles - 1) / tiles;
-  return (per_tile + kTokenGranularity - 1) / kTokenGranularity * kTokenGranularity;
+  const int granularity = per_tile > kFineTileTokens ? 8 : 16;
+  return (per_tile + granularity - 1) / granularity * granularity;
 }
 
 }  // namespace layered_sglang
