@@ -54,7 +54,6 @@ void fused_experts_out_on_cuda(const at::Tensor& x, const at::Tensor& w13, const
   args.y = static_cast<__nv_bfloat16*>(y.mutable_data_ptr());
   args.workspace = workspace.mutable_data_ptr();
   args.activation = is_bilinear(activation) ? Activation::kBilinear : Activation::kSwiglu;
-  args.stagger = getenv("LS_NOSTAGGER") == nullptr;
   const c10::cuda::CUDAStream stream = c10::cuda::getCurrentCUDAStream(x.get_device());
   C10_CUDA_CHECK(fused_experts_sm90(args, fused_experts_path(path), stream.stream()));
 }

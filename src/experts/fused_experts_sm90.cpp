@@ -80,7 +80,6 @@ cudaError_t fused_experts_sm90(const FusedExpertsArgs& args, FusedExpertsPath pa
   GroupedGemmOptions options;
   options.cluster = path == FusedExpertsPath::kGroupedGemmPairs ? 2 : 1;
   options.weights_once = reads_weights_once(sizes);
-  options.stagger = args.stagger;
   error = gate_up_gemm_bf16_sm90(gemm, args.x, args.w13, intermediate, options, stream);
   if (error != cudaSuccess) return error;
   error = down_gemm_bf16_sm90(gemm, intermediate, args.w2, rows, options, stream);

@@ -19,7 +19,6 @@ cudaError_t gate_up_gemm_bf16_sm90(const GroupedGemmArgs& args, const __nv_bfloa
   kernel_args.out_columns = args.inter;
   kernel_args.num_weight_tiles = (weight_rows + kTileWeightRows - 1) / kTileWeightRows;
   kernel_args.weight_policy = options.weights_once ? kEvictFirst : kEvictNormal;
-  kernel_args.stagger = options.stagger;
   // The gather takes no tensor map.
   return options.cluster == 2
              ? launch<true, 2>(weight_map, weight_map, kernel_args, options.overlap_launch, stream)

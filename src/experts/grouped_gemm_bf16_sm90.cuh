@@ -55,7 +55,6 @@ struct KernelArgs {
   int out_columns;       // row length of `out`
   int num_weight_tiles;  // of an expert
   uint64_t weight_policy;
-  int stagger;
 };
 
 struct Task {
@@ -469,7 +468,7 @@ __device__ __forceinline__ void run_consumers(const KernelArgs& args, const Shar
   const int group = threadIdx.x / 128 - 1;
   // The second warpgroup starts two stages late and stays behind: while one is in its epilogue the
   // other keeps the tensor cores busy.
-  if (args.stagger && group == 1 && range.first < range.end && args.depth > 2 * kStageDepth) {
+  if (group == 1 && range.first < range.end && args.depth > 2 * kStageDepth) {
     ptx::barrier_wait(shared.full_barrier(2), 0);
   }
   RingPosition position;

@@ -35,7 +35,6 @@ struct GroupedGemmOptions {
   int cluster = 1;             // blocks that share each weight tile: 1 or 2
   bool weights_once = false;   // weights are read by one task only: they need not stay in the L2
   bool overlap_launch = true;  // may start while the previous kernel in the stream still runs
-  bool stagger = true;         // one consumer warpgroup runs ahead of the other
 };
 
 // intermediate [rows, inter] = activation(x[token] w13[expert]^T), gathering x by sorted_rows.

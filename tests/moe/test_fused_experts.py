@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+
 import pytest
 import torch
 from fused_experts_cases import Layer, Shape, assert_close, integer_layer, random_layer, uniform_ids
@@ -72,8 +74,9 @@ def test_operator_is_exact_on_integers(native: None) -> None:
 
 
 def test_public_function_falls_back_without_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
-    module = "layered_sglang.moe.fused_experts"
-    monkeypatch.setattr(f"{module}.has_kernels_for", lambda device: False)
+    # Not by its dotted name: in the package that is the function.
+    module = importlib.import_module("layered_sglang.moe.fused_experts")
+    monkeypatch.setattr(module, "has_kernels_for", lambda device: False)
     layer = layer_of(ROUTINGS["some"])
     assert torch.equal(fused_experts(*layer), fused_experts_reference(*layer))
 
