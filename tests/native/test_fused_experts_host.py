@@ -35,7 +35,7 @@ def test_padding_is_small_where_it_costs() -> None:
 
 
 def test_tiles_refuse_bad_sizes() -> None:
-    with pytest.raises(ValueError, match="token_tiles: expected .*, got 0 and 1"):
+    with pytest.raises(ValueError, match=r"token_tiles: expected .*, got 0 and 1"):
         _host.token_tiles(0)
 
 
