@@ -10,6 +10,7 @@
 #include <cstdio>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "experts/combine_bf16_sm90.h"
@@ -29,10 +30,12 @@ using Bf16 = __nv_bfloat16;
 constexpr const char* kUsage =
     "usage: bench_grouped_gemm [--tokens N] [--experts E] [--topk K] [--hidden H] [--inter I]\n"
     "         [--routing uniform|skewed|one|invalid] [--kernel all|gate_up|down|combine|layer]\n"
-    "         [--path auto|gemv|gemm|gemm_pairs] [--copies C] [--repeats R] [--seed S]\n"
-    "         [--check-only]\n"
+    "         [--path auto|gemv|gemm|gemm_pairs] [--lag L] [--prefetch P] [--copies C]\n"
+    "         [--repeats R] [--seed S] [--check-only] [--sweep]\n"
     "  one: every pair on expert 0; invalid: half of the ids are -1\n"
     "  --path: of the layer; gemm_pairs also makes gate_up and down share weights in clusters\n"
+    "  --lag, --prefetch: GroupedGemmTuning of the grouped GEMMs, in stages\n"
+    "  --sweep: paths gemm and gemm_pairs with every lag and some prefetches\n"
     "  --copies: weight copies to rotate between\n";
 
 // Of an H200, measured: device copy and 8192^3 bf16 matrix product. The floor is made of them.
@@ -51,6 +54,8 @@ struct Options {
   std::string routing = "uniform";
   std::string kernel = "all";
   std::string path = "auto";
+  layered_sglang::GroupedGemmTuning tuning;
+  bool sweep = false;
   int64_t copies = 3;
   int64_t repeats = 30;
   int64_t seed = 0;
@@ -93,6 +98,12 @@ Options parse(int argc, char** argv) {
           parse_choice(flag, args.value(), {"all", "gate_up", "down", "combine", "layer"});
     } else if (flag == "--path") {
       options.path = parse_choice(flag, args.value(), {"auto", "gemv", "gemm", "gemm_pairs"});
+    } else if (flag == "--lag") {
+      options.tuning.consumer_lag = static_cast<int>(parse_int(flag, args.value(), 0, 3));
+    } else if (flag == "--prefetch") {
+      options.tuning.prefetch_stages = static_cast<int>(parse_int(flag, args.value(), 0, 64));
+    } else if (flag == "--sweep") {
+      options.sweep = true;
     } else if (flag == "--copies") {
       options.copies = parse_int(flag, args.value(), 1, 16);
     } else if (flag == "--repeats") {
@@ -299,8 +310,14 @@ class Problem {
     args.y = y_.as<Bf16>();
     args.workspace = workspace_.as<void>();
     args.activation = Activation::kSwiglu;
+    args.tuning = options_.tuning;
     check_cuda(layered_sglang::fused_experts_sm90(args, path_of(options_.path), stream),
                "fused_experts_sm90");
+  }
+
+  void choose(const std::string& path, const layered_sglang::GroupedGemmTuning& tuning) {
+    options_.path = path;
+    options_.tuning = tuning;
   }
 
   // Runs every kernel once and compares samples of each with the host's.
@@ -366,6 +383,7 @@ class Problem {
     layered_sglang::GroupedGemmOptions options;
     options.cluster = options_.path == "gemm_pairs" ? 2 : 1;
     options.weights_once = layered_sglang::reads_weights_once(sizes_);
+    options.tuning = options_.tuning;
     options.overlap_launch = false;  // each kernel for itself
     return options;
   }
@@ -456,23 +474,60 @@ void time_kernel(const char* name, const Options& options, cudaStream_t stream, 
       work.flops / us.median * 1e-6, 100.0 * floor / us.median);
 }
 
+std::string command_of(const Options& options) {
+  std::string command =
+      "bench_grouped_gemm --routing " + options.routing + " --path " + options.path;
+  const std::pair<const char*, int64_t> numbers[] = {{"--tokens", options.tokens},
+                                                     {"--experts", options.experts},
+                                                     {"--topk", options.topk},
+                                                     {"--hidden", options.hidden},
+                                                     {"--inter", options.inter},
+                                                     {"--lag", options.tuning.consumer_lag},
+                                                     {"--prefetch", options.tuning.prefetch_stages},
+                                                     {"--copies", options.copies},
+                                                     {"--repeats", options.repeats},
+                                                     {"--seed", options.seed}};
+  for (const auto& [flag, value] : numbers) {
+    command += std::string(" ") + flag + " " + std::to_string(value);
+  }
+  return command;
+}
+
+void time_kernels(const Options& options, Problem& problem, cudaStream_t stream) {
+  const auto time = [&](const char* name, const Work& work, const std::function<void()>& call) {
+    time_kernel(name, options, stream, work, call);
+  };
+  time("gate_up", problem.gate_up_work(), [&] { problem.gate_up(stream); });
+  time("down", problem.down_work(), [&] { problem.down(stream); });
+  if (!options.sweep) time("combine", problem.combine_work(), [&] { problem.combine(stream); });
+  time("layer", problem.layer_work(), [&] { problem.layer(stream); });
+}
+
+void sweep(const Options& options, Problem& problem, cudaStream_t stream) {
+  for (const char* path : {"gemm", "gemm_pairs"}) {
+    for (const int lag : {0, 1, 2, 3}) {
+      for (const int prefetch : {0, 4, 8}) {
+        problem.choose(path, {lag, prefetch});
+        problem.check(stream);
+        std::printf("%s, lag %d, prefetch %d\n", path, lag, prefetch);
+        time_kernels(options, problem, stream);
+      }
+    }
+  }
+}
+
 int run(const Options& options) {
   microbench::require_sm90();
   Problem problem(options);
   microbench::Stream stream;
   problem.check(stream);
-  std::printf(
-      "bench_grouped_gemm --tokens %lld --experts %lld --topk %lld --hidden %lld"
-      " --inter %lld --routing %s --path %s --copies %lld --seed %lld: results checked\n",
-      static_cast<long long>(options.tokens), static_cast<long long>(options.experts),
-      static_cast<long long>(options.topk), static_cast<long long>(options.hidden),
-      static_cast<long long>(options.inter), options.routing.c_str(), options.path.c_str(),
-      static_cast<long long>(options.copies), static_cast<long long>(options.seed));
+  std::printf("results checked: %s\n", command_of(options).c_str());
   if (options.check_only) return 0;
-  time_kernel("gate_up", options, stream, problem.gate_up_work(), [&] { problem.gate_up(stream); });
-  time_kernel("down", options, stream, problem.down_work(), [&] { problem.down(stream); });
-  time_kernel("combine", options, stream, problem.combine_work(), [&] { problem.combine(stream); });
-  time_kernel("layer", options, stream, problem.layer_work(), [&] { problem.layer(stream); });
+  if (options.sweep) {
+    sweep(options, problem, stream);
+  } else {
+    time_kernels(options, problem, stream);
+  }
   return 0;
 }
 

@@ -99,6 +99,13 @@ __device__ __forceinline__ void tensor_load_3d_multicast(uint32_t target, const 
       : "memory");
 }
 
+// Brings a box into the L2 without waiting for it and without shared memory.
+__device__ __forceinline__ void tensor_prefetch_3d(const CUtensorMap* map, int x, int y, int z) {
+  asm volatile("cp.async.bulk.prefetch.tensor.3d.L2.global [%0, {%1, %2, %3}];" ::"l"(map), "r"(x),
+               "r"(y), "r"(z)
+               : "memory");
+}
+
 // 16 bytes past the L1 cache.
 __device__ __forceinline__ void copy_async_16(uint32_t target, const void* source) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(target), "l"(source) : "memory");

@@ -78,6 +78,7 @@ cudaError_t fused_experts_sm90(const FusedExpertsArgs& args, FusedExpertsPath pa
   gemm.inter = static_cast<int32_t>(sizes.inter);
   gemm.activation = args.activation;
   GroupedGemmOptions options;
+  options.tuning = args.tuning;
   options.cluster = path == FusedExpertsPath::kGroupedGemmPairs ? 2 : 1;
   options.weights_once = reads_weights_once(sizes);
   error = gate_up_gemm_bf16_sm90(gemm, args.x, args.w13, intermediate, options, stream);

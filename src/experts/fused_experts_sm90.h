@@ -19,6 +19,7 @@ struct FusedExpertsArgs {
   __nv_bfloat16* y;           // [tokens, hidden]
   void* workspace;            // fused_experts_workspace_bytes, 256-byte aligned
   Activation activation;
+  GroupedGemmTuning tuning;
 };
 
 int64_t fused_experts_workspace_bytes(const FusedExpertsSizes& sizes);

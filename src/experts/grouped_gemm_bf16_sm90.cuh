@@ -55,6 +55,7 @@ struct KernelArgs {
   int out_columns;       // row length of `out`
   int num_weight_tiles;  // of an expert
   uint64_t weight_policy;
+  GroupedGemmTuning tuning;
 };
 
 struct Task {
@@ -176,6 +177,28 @@ __device__ __forceinline__ void load_weights(const CUtensorMap* map, const Share
   }
 }
 
+// Brings the block's own part of the weights into the L2, tuning.prefetch_stages before the stage
+// of `k_block`, which may be one of the next task.
+template <int kCluster>
+__device__ __forceinline__ void prefetch_weights(const CUtensorMap* map, const KernelArgs& args,
+                                                 const Task& current, const Task& next,
+                                                 bool has_next, int k_block, int k_blocks,
+                                                 int rank) {
+  if (args.tuning.prefetch_stages == 0) return;
+  int ahead = k_block + args.tuning.prefetch_stages;
+  const bool beyond = ahead >= k_blocks;
+  if (beyond) ahead -= k_blocks;
+  if ((beyond && !has_next) || ahead >= k_blocks) return;
+  const int expert = beyond ? next.expert : current.expert;
+  const int row = (beyond ? next.weight_tile : current.weight_tile) * kTileWeightRows;
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    if (kCluster == 1 || half == rank) {
+      ptx::tensor_prefetch_3d(map, ahead * kStageDepth, row + half * kTileWeightRows / 2, expert);
+    }
+  }
+}
+
 __device__ __forceinline__ int token_boxes(const Task& task) {
   return (task.width + kTokenBoxRows - 1) / kTokenBoxRows;
 }
@@ -201,8 +224,12 @@ __device__ __forceinline__ void run_copy_warp(const CUtensorMap* weight_map,
   // before it has ended.
   int token_debt = kStages;
   RingPosition position;
+  Task next = {};
+  if (range.first < range.end) next = find_task<kCluster>(table, args, range.first, range.rank);
   for (int index = range.first; index < range.end; index += range.step) {
-    const Task task = find_task<kCluster>(table, args, index, range.rank);
+    const Task task = next;
+    const bool has_next = index + range.step < range.end;
+    if (has_next) next = find_task<kCluster>(table, args, index + range.step, range.rank);
     const uint32_t bytes = kWeightBytes + token_boxes(task) * kTokenBoxRows * kRowBytes;
     for (int k_block = 0; k_block < k_blocks; ++k_block) {
       if (token_debt == kStages) {
@@ -224,6 +251,8 @@ __device__ __forceinline__ void run_copy_warp(const CUtensorMap* weight_map,
                                  args.weight_policy);
         }
         load_tokens(token_map, shared, task, position.stage, k_block);
+        prefetch_weights<kCluster>(weight_map, args, task, next, has_next, k_block, k_blocks,
+                                   range.rank);
       }
       token_debt = max(token_debt - 1, 0);
       position.advance();
@@ -273,7 +302,8 @@ __device__ __forceinline__ void run_gather_warps(const CUtensorMap* weight_map,
       source[i] = static_cast<uint32_t>(pairs[i]) / args.gemm.top_k * row_units + chunk;
     }
     // The next task's pairs are on their way while this one's rows are copied.
-    if (index + range.step < range.end) {
+    const bool has_next = index + range.step < range.end;
+    if (has_next) {
       task = find_task<kCluster>(table, args, index + range.step, range.rank);
       load_pairs(task, pairs);
     }
@@ -284,6 +314,8 @@ __device__ __forceinline__ void run_gather_warps(const CUtensorMap* weight_map,
         ptx::barrier_arrive_expect_bytes(full, kWeightBytes);
         load_weights<kCluster>(weight_map, shared, current, position.stage, k_block, range.rank,
                                args.weight_policy);
+        prefetch_weights<kCluster>(weight_map, args, current, task, has_next, k_block, k_blocks,
+                                   range.rank);
       }
       const uint32_t target = shared.tokens(position.stage) + place;
       const auto* x = reinterpret_cast<const uint4*>(args.x + k_block * kStageDepth);
@@ -466,10 +498,11 @@ template <bool kGateUp, int kCluster>
 __device__ __forceinline__ void run_consumers(const KernelArgs& args, const SharedLayout& shared,
                                               const TileTable& table, const TaskRange& range) {
   const int group = threadIdx.x / 128 - 1;
-  // The second warpgroup starts two stages late and stays behind: while one is in its epilogue the
-  // other keeps the tensor cores busy.
-  if (group == 1 && range.first < range.end && args.depth > 2 * kStageDepth) {
-    ptx::barrier_wait(shared.full_barrier(2), 0);
+  // The second warpgroup starts late and stays behind: while one is in its epilogue the other keeps
+  // the tensor cores busy.
+  const int lag = args.tuning.consumer_lag;
+  if (group == 1 && range.first < range.end && lag > 0 && args.depth > lag * kStageDepth) {
+    ptx::barrier_wait(shared.full_barrier(lag), 0);
   }
   RingPosition position;
   for (int index = range.first; index < range.end; index += range.step) {

@@ -31,7 +31,17 @@ struct GroupedGemmArgs {
   Activation activation;
 };
 
+// For measurements; results do not depend on it.
+struct GroupedGemmTuning {
+  // Stages that the second consumer warpgroup starts behind the first, so that one computes while
+  // the other is in its epilogue. The ring of 4 stages has that many fewer to load ahead.
+  int consumer_lag = 2;
+  // Weights are brought into the L2 this many stages before the ring loads them; 0: they are not.
+  int prefetch_stages = 0;
+};
+
 struct GroupedGemmOptions {
+  GroupedGemmTuning tuning;
   int cluster = 1;             // blocks that share each weight tile: 1 or 2
   bool weights_once = false;   // weights are read by one task only: they need not stay in the L2
   bool overlap_launch = true;  // may start while the previous kernel in the stream still runs
