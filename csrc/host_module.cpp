@@ -4,6 +4,8 @@
 #include <stdexcept>
 #include <string>
 
+#include "experts/fused_experts_layout.h"
+#include "experts/token_tiles.h"
 #include "plan/expert_plan_layout.h"
 
 namespace py = pybind11;
@@ -32,10 +34,35 @@ int64_t padded_row_capacity(int64_t num_pairs, int64_t num_experts, int64_t row_
   return layered_sglang::padded_row_capacity(num_pairs, num_experts, row_alignment);
 }
 
+std::string fused_experts_path(int64_t num_tokens, int64_t top_k, int64_t num_experts,
+                               int64_t hidden, int64_t inter) {
+  switch (
+      layered_sglang::choose_fused_experts_path({num_tokens, top_k, num_experts, hidden, inter})) {
+    case layered_sglang::FusedExpertsPath::kGemv:
+      return "gemv";
+    case layered_sglang::FusedExpertsPath::kGroupedGemm:
+      return "gemm";
+    case layered_sglang::FusedExpertsPath::kGroupedGemmPairs:
+      return "gemm_pairs";
+    case layered_sglang::FusedExpertsPath::kAutomatic:
+      break;
+  }
+  throw std::logic_error("fused_experts_path: no path chosen");
+}
+
+py::tuple token_tiles(int rows, int multiple) {
+  if (rows < 1 || multiple < 1) {
+    throw py::value_error("token_tiles: expected rows >= 1 and multiple >= 1, got " +
+                          std::to_string(rows) + " and " + std::to_string(multiple));
+  }
+  const int tiles = layered_sglang::token_tile_count(rows, multiple);
+  return py::make_tuple(tiles, layered_sglang::token_tile_width(rows, tiles));
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_host, m) {
-  m.doc() = "Host-side parts of layered_sglang's native code: build facts and plan sizes.";
+  m.doc() = "Host-side parts of layered_sglang's native code: build facts, sizes, choices.";
   m.attr("MAX_EXPERTS") = layered_sglang::kMaxPlanExperts;
   m.attr("MAX_ROW_ALIGNMENT") = layered_sglang::kMaxPlanRowAlignment;
   m.attr("MAX_PAIRS") = layered_sglang::kMaxPlanPairs;
@@ -46,4 +73,14 @@ PYBIND11_MODULE(_host, m) {
         py::arg("row_alignment") = 1,
         "The most rows num_pairs (token, expert) pairs take once each expert's rows are padded to\n"
         "a multiple of row_alignment. Raises ValueError for a size below its minimum.");
+  m.attr("MAX_TILE_TOKENS") = layered_sglang::kMaxTileTokens;
+  m.attr("EXPERT_HIDDEN_MULTIPLE") = layered_sglang::kExpertHiddenMultiple;
+  m.attr("EXPERT_INTER_MULTIPLE") = layered_sglang::kExpertInterMultiple;
+  m.attr("MAX_EXPERT_TOP_K") = layered_sglang::kMaxExpertTopK;
+  m.def("fused_experts_path", &fused_experts_path, py::arg("num_tokens"), py::arg("top_k"),
+        py::arg("num_experts"), py::arg("hidden"), py::arg("inter"),
+        "The path that fused_experts chooses on a GPU: gemv, gemm or gemm_pairs.");
+  m.def("token_tiles", &token_tiles, py::arg("rows"), py::arg("multiple") = 1,
+        "(tiles, width): how the grouped GEMMs cut an expert's rows; tiles is a multiple of\n"
+        "`multiple`. Raises ValueError for a size below 1.");
 }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -46,3 +46,42 @@ def time_in_graph(
         microseconds.append(start.elapsed_time(stop) * 1e3 / calls_per_graph)
     microseconds = sorted(microseconds[warm_up:])
     return Spread(*(microseconds[round(q * (repeats - 1))] for q in (0.5, 0.1, 0.9)))
+
+
+def time_interleaved(
+    calls: Mapping[str, Sequence[Callable[[], object]]], repeats: int = 20
+) -> dict[str, Spread]:
+    """Times several implementations in turn: A B C A B C ..., so that drift meets all alike.
+
+    calls: by name, the calls that make up one graph; they may rotate between buffers.
+    """
+    graphs = {name: _capture(sequence) for name, sequence in calls.items()}
+    warm_up = 3
+    samples: dict[str, list[float]] = {name: [] for name in graphs}
+    for _ in range(warm_up + repeats):
+        for name, graph in graphs.items():
+            start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            start.record()
+            graph.replay()
+            stop.record()
+            stop.synchronize()
+            samples[name].append(start.elapsed_time(stop) * 1e3 / len(calls[name]))
+    spreads = {}
+    for name, values in samples.items():
+        values = sorted(values[warm_up:])
+        spreads[name] = Spread(*(values[round(q * (repeats - 1))] for q in (0.5, 0.1, 0.9)))
+    return spreads
+
+
+def _capture(calls: Sequence[Callable[[], object]]) -> torch.cuda.CUDAGraph:
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for call in calls:
+            call()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        for call in calls:
+            call()
+    return graph

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import torch
 
+from .fused_experts_layout import check_fused_experts_input
 from .plan_layout import check_plan_input, padded_row_capacity
 
 
@@ -36,3 +37,32 @@ def _expert_plan_out(
     workspace: torch.Tensor,
 ) -> None:
     check_plan_input(topk_ids, num_experts, row_alignment)
+
+
+@torch.library.register_fake("layered_sglang::fused_experts")
+def _fused_experts(
+    x: torch.Tensor,
+    w13: torch.Tensor,
+    w2: torch.Tensor,
+    topk_weights: torch.Tensor,
+    topk_ids: torch.Tensor,
+    activation: str = "silu",
+    path: str = "auto",
+) -> torch.Tensor:
+    check_fused_experts_input(x, w13, w2, topk_weights, topk_ids, activation, path)
+    return torch.empty_like(x)
+
+
+@torch.library.register_fake("layered_sglang::fused_experts_out")
+def _fused_experts_out(
+    x: torch.Tensor,
+    w13: torch.Tensor,
+    w2: torch.Tensor,
+    topk_weights: torch.Tensor,
+    topk_ids: torch.Tensor,
+    y: torch.Tensor,
+    workspace: torch.Tensor,
+    activation: str = "silu",
+    path: str = "auto",
+) -> None:
+    check_fused_experts_input(x, w13, w2, topk_weights, topk_ids, activation, path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from .fused_experts_layout import separate_gate_up
 from .plan_layout import ExpertPlan, check_plan_input, padded_row_capacity
 
 
@@ -49,6 +50,49 @@ def expert_plan_reference(
         sorted_rows=sorted_rows[:capacity].int(),
         inverse_rows=inverse_rows.int().view(topk_ids.shape),
     )
+
+
+def fused_experts_reference(
+    x: torch.Tensor,
+    w13: torch.Tensor,
+    w2: torch.Tensor,
+    topk_weights: torch.Tensor,
+    topk_ids: torch.Tensor,
+    activation: str = "silu",
+) -> torch.Tensor:
+    """What `layered_sglang.moe.fused_experts` computes, in fp32, rounded to x's dtype at the end.
+
+    Same arguments and result, on any device. It reads the routing on the host, so it waits for the
+    device and cannot be captured into a CUDA graph.
+    """
+    return fused_experts_fp32(x, w13, w2, topk_weights, topk_ids, activation).to(x.dtype)
+
+
+def fused_experts_fp32(
+    x: torch.Tensor,
+    w13: torch.Tensor,
+    w2: torch.Tensor,
+    topk_weights: torch.Tensor,
+    topk_ids: torch.Tensor,
+    activation: str = "silu",
+) -> torch.Tensor:
+    """The reference's fp32 [tokens, hidden], to measure errors against.
+
+    One expert at a time; only the intermediate is rounded, to x's dtype.
+    """
+    num_experts, inter = w2.shape[0], w2.shape[2]
+    y = torch.zeros(x.shape, dtype=torch.float32, device=x.device)
+    for expert in topk_ids.unique().tolist():
+        if not 0 <= expert < num_experts:
+            continue
+        token, slot = (topk_ids == expert).nonzero(as_tuple=True)
+        gate_up_weights = separate_gate_up(w13[expert : expert + 1])[0].float()
+        gate, up = (x[token].float() @ gate_up_weights.T).split(inter, dim=1)
+        gate = gate if activation == "bilinear" else torch.nn.functional.silu(gate)
+        neurons = (gate * up).to(x.dtype).float()
+        rows = (neurons @ w2[expert].float().T) * topk_weights[token, slot, None]
+        y.index_add_(0, token, rows)
+    return y
 
 
 def exclusive_sum(values: torch.Tensor) -> torch.Tensor:

@@ -1,0 +1,109 @@
+// fused_experts: schema, checks and the CPU implementation.
+#include "fused_experts.h"
+
+#include <ATen/ops/empty_like.h>
+#include <c10/util/Exception.h>
+#include <torch/library.h>
+
+#include "experts/fused_experts_cpu.h"
+#include "plan/expert_plan_layout.h"
+#include "tensor_check.h"
+
+namespace layered_sglang {
+namespace {
+
+bool is_matrix_of(const at::Tensor& tensor, int64_t dimensions, at::ScalarType dtype) {
+  return tensor.dim() == dimensions && tensor.scalar_type() == dtype && tensor.is_contiguous();
+}
+
+const uint16_t* bits(const at::Tensor& tensor) {
+  return static_cast<const uint16_t*>(tensor.const_data_ptr());
+}
+
+void fused_experts_out_on_cpu(const at::Tensor& x, const at::Tensor& w13, const at::Tensor& w2,
+                              const at::Tensor& topk_weights, const at::Tensor& topk_ids,
+                              const at::Tensor& y, const at::Tensor& /*workspace*/,
+                              c10::string_view activation, c10::string_view path) {
+  const FusedExpertsSizes sizes = check_fused_experts(x, w13, w2, topk_weights, topk_ids);
+  fused_experts_path(path);
+  check_buffer("y", y, at::kBFloat16, x.sizes().vec(), x.device());
+  fused_experts_cpu({sizes, bits(x), bits(w13), bits(w2), topk_weights.const_data_ptr<float>(),
+                     topk_ids.const_data_ptr<int32_t>(),
+                     static_cast<uint16_t*>(y.mutable_data_ptr()), is_bilinear(activation)});
+}
+
+at::Tensor fused_experts_on_cpu(const at::Tensor& x, const at::Tensor& w13, const at::Tensor& w2,
+                                const at::Tensor& topk_weights, const at::Tensor& topk_ids,
+                                c10::string_view activation, c10::string_view path) {
+  const at::Tensor y = at::empty_like(x);
+  fused_experts_out_on_cpu(x, w13, w2, topk_weights, topk_ids, y, at::Tensor(), activation, path);
+  return y;
+}
+
+}  // namespace
+
+FusedExpertsSizes check_fused_experts(const at::Tensor& x, const at::Tensor& w13,
+                                      const at::Tensor& w2, const at::Tensor& topk_weights,
+                                      const at::Tensor& topk_ids) {
+  TORCH_CHECK_VALUE(is_matrix_of(x, 2, at::kBFloat16),
+                    "x: expected contiguous bfloat16 [tokens, hidden], got ", describe(x));
+  TORCH_CHECK_VALUE(is_matrix_of(w2, 3, at::kBFloat16),
+                    "w2: expected contiguous bfloat16 [experts, hidden, inter], got ",
+                    describe(w2));
+  TORCH_CHECK_VALUE(is_matrix_of(topk_ids, 2, at::kInt),
+                    "topk_ids: expected contiguous int32 [tokens, top_k], got ",
+                    describe(topk_ids));
+  const FusedExpertsSizes sizes = {x.size(0), topk_ids.size(1), w2.size(0), x.size(1), w2.size(2)};
+  const at::Device device = x.device();
+  check_buffer("w2", w2, at::kBFloat16, {sizes.num_experts, sizes.hidden, sizes.inter}, device);
+  check_buffer("w13", w13, at::kBFloat16, {sizes.num_experts, 2 * sizes.inter, sizes.hidden},
+               device);
+  check_buffer("topk_ids", topk_ids, at::kInt, {sizes.num_tokens, sizes.top_k}, device);
+  check_buffer("topk_weights", topk_weights, at::kFloat, {sizes.num_tokens, sizes.top_k}, device);
+  TORCH_CHECK_VALUE(sizes.hidden > 0 && sizes.hidden % kExpertHiddenMultiple == 0,
+                    "x: expected a hidden size that is a multiple of ", kExpertHiddenMultiple,
+                    ", got ", sizes.hidden);
+  TORCH_CHECK_VALUE(sizes.inter > 0 && sizes.inter % kExpertInterMultiple == 0,
+                    "w2: expected an intermediate size that is a multiple of ",
+                    kExpertInterMultiple, ", got ", sizes.inter);
+  TORCH_CHECK_VALUE(sizes.num_experts >= 1 && sizes.num_experts <= kMaxPlanExperts,
+                    "w2: expected 1 ... ", kMaxPlanExperts, " experts, got ", sizes.num_experts);
+  TORCH_CHECK_VALUE(sizes.top_k >= 1 && sizes.top_k <= kMaxExpertTopK,
+                    "topk_ids: expected a top_k of 1 ... ", kMaxExpertTopK, ", got ", sizes.top_k);
+  TORCH_CHECK_VALUE(sizes.num_pairs() <= kMaxPlanPairs, "topk_ids: expected at most ",
+                    kMaxPlanPairs, " elements, got ", describe(topk_ids));
+  return sizes;
+}
+
+bool is_bilinear(std::string_view activation) {
+  TORCH_CHECK_VALUE(activation == "silu" || activation == "bilinear",
+                    "activation: expected silu or bilinear, got ", activation);
+  return activation == "bilinear";
+}
+
+FusedExpertsPath fused_experts_path(std::string_view name) {
+  if (name == "auto") return FusedExpertsPath::kAutomatic;
+  if (name == "gemv") return FusedExpertsPath::kGemv;
+  if (name == "gemm") return FusedExpertsPath::kGroupedGemm;
+  TORCH_CHECK_VALUE(name == "gemm_pairs", "path: expected auto, gemv, gemm or gemm_pairs, got ",
+                    name);
+  return FusedExpertsPath::kGroupedGemmPairs;
+}
+
+}  // namespace layered_sglang
+
+TORCH_LIBRARY_FRAGMENT(layered_sglang, m) {
+  // w13 is interleaved: see layered_sglang.moe.interleave_gate_up.
+  m.def(
+      "fused_experts(Tensor x, Tensor w13, Tensor w2, Tensor topk_weights, Tensor topk_ids,"
+      " str activation=\"silu\", str path=\"auto\") -> Tensor");
+  // The same into the caller's buffers. workspace: uint8, at least fused_experts_workspace_bytes.
+  m.def(
+      "fused_experts_out(Tensor x, Tensor w13, Tensor w2, Tensor topk_weights, Tensor topk_ids,"
+      " Tensor(a!) y, Tensor(b!) workspace, str activation=\"silu\", str path=\"auto\") -> ()");
+}
+
+TORCH_LIBRARY_IMPL(layered_sglang, CPU, m) {
+  m.impl("fused_experts", &layered_sglang::fused_experts_on_cpu);
+  m.impl("fused_experts_out", &layered_sglang::fused_experts_out_on_cpu);
+}

@@ -1,0 +1,67 @@
+"""A MoE layer's experts: gate/up projection, activation, down projection, weighted sum."""
+
+from __future__ import annotations
+
+import torch
+
+from .fused_experts_layout import check_fused_experts_input
+from .library import has_kernels_for
+from .reference import fused_experts_reference
+
+
+def fused_experts(
+    x: torch.Tensor,
+    w13: torch.Tensor,
+    w2: torch.Tensor,
+    topk_weights: torch.Tensor,
+    topk_ids: torch.Tensor,
+    *,
+    activation: str = "silu",
+    path: str = "auto",
+) -> torch.Tensor:
+    """The sum over a token's experts of topk_weight * w2[e] @ (silu(gate) * up).
+
+    Args:
+        x: bfloat16 [tokens, hidden]; hidden a multiple of 8.
+        w13: bfloat16 [E, 2 * inter, hidden], as `interleave_gate_up` makes it once at load.
+        w2: bfloat16 [E, hidden, inter]; inter (of this rank's shard) a multiple of 16.
+        topk_weights: float32 [tokens, top_k]; top_k at most 32.
+        topk_ids: int32 [tokens, top_k]. An id outside [0, E), such as the -1 of expert
+            parallelism, contributes nothing. An expert may occur twice in a token's row.
+        activation: "silu", or "bilinear" (gate * up) for exact tests.
+        path: "auto" chooses from the sizes; "gemv", "gemm" and "gemm_pairs" are for tests and
+            benchmarks (src/experts/fused_experts_layout.h).
+
+    All tensors are contiguous and on one device; on a GPU they start at a multiple of 16 bytes.
+
+    Returns:
+        bfloat16 [tokens, hidden]. The intermediate is rounded to bfloat16; sums are fp32. The same
+        input gives the same bits. On a GPU nothing waits for the device, and a CUDA graph that
+        captured it replays with any routing of the same sizes.
+
+    Raises:
+        ValueError: an argument is not as above; the message names it, what was expected and what
+            came.
+
+    Without the compiled library, or on a device it has no kernels for (`native_status`), the
+    PyTorch reference computes the same.
+    """
+    if has_kernels_for(x.device):
+        return torch.ops.layered_sglang.fused_experts(
+            x, w13, w2, topk_weights, topk_ids, activation, path
+        )
+    check_fused_experts_input(x, w13, w2, topk_weights, topk_ids, activation, path)
+    return fused_experts_reference(x, w13, w2, topk_weights, topk_ids, activation)
+
+
+def fused_experts_workspace_bytes(
+    num_tokens: int, top_k: int, num_experts: int, hidden: int, inter: int
+) -> int:
+    """Bytes of GPU workspace that `torch.ops.layered_sglang.fused_experts_out` needs.
+
+    It grows with num_tokens, so a workspace for the largest batch serves every smaller one. Needs
+    the compiled library with CUDA kernels (`native_status`).
+    """
+    return torch.ops.layered_sglang.fused_experts_workspace_bytes(
+        num_tokens, top_k, num_experts, hidden, inter
+    )

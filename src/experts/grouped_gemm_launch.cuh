@@ -1,0 +1,60 @@
+// Host side of a grouped GEMM's launch: tensor maps, grid, launch attributes.
+#pragma once
+
+#include "common/tensor_map.h"
+#include "experts/grouped_gemm_bf16_sm90.cuh"
+
+namespace layered_sglang::grouped_gemm {
+
+// What the copy engine tells the L2 of weights: keep as usual, or evict first.
+inline constexpr uint64_t kEvictNormal = 0x1000000000000000;
+inline constexpr uint64_t kEvictFirst = 0x12F0000000000000;
+
+inline cudaError_t make_weight_map(const __nv_bfloat16* weights, int experts, int rows, int depth,
+                                   CUtensorMap* map) {
+  const auto row_bytes = static_cast<uint64_t>(depth) * 2;
+  return make_tensor_map(
+      {weights,
+       3,
+       {static_cast<uint64_t>(depth), static_cast<uint64_t>(rows), static_cast<uint64_t>(experts)},
+       {row_bytes, row_bytes * rows},
+       {kStageDepth, kTileWeightRows / 2, 1}},
+      map);
+}
+
+inline cudaError_t multiprocessor_count(int* count) {
+  int device = 0;
+  const cudaError_t error = cudaGetDevice(&device);
+  if (error != cudaSuccess) return error;
+  return cudaDeviceGetAttribute(count, cudaDevAttrMultiProcessorCount, device);
+}
+
+template <bool kGateUp, int kCluster>
+cudaError_t launch(const CUtensorMap& weight_map, const CUtensorMap& token_map,
+                   const KernelArgs& args, bool overlap_launch, cudaStream_t stream) {
+  const auto kernel = grouped_gemm_bf16<kGateUp, kCluster>;
+  int multiprocessors = 0;
+  cudaError_t error = multiprocessor_count(&multiprocessors);
+  if (error != cudaSuccess) return error;
+  const int bytes = shared_bytes(args.gemm.num_experts);
+  error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
+  if (error != cudaSuccess) return error;
+
+  cudaLaunchAttribute attributes[2] = {};
+  attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attributes[0].val.programmaticStreamSerializationAllowed = overlap_launch;
+  attributes[1].id = cudaLaunchAttributeClusterDimension;
+  attributes[1].val.clusterDim.x = kCluster;
+  attributes[1].val.clusterDim.y = 1;
+  attributes[1].val.clusterDim.z = 1;
+  cudaLaunchConfig_t config = {};
+  config.gridDim = dim3(multiprocessors / kCluster * kCluster);
+  config.blockDim = dim3(kThreads);
+  config.dynamicSmemBytes = bytes;
+  config.stream = stream;
+  config.attrs = attributes;
+  config.numAttrs = 2;
+  return cudaLaunchKernelEx(&config, kernel, weight_map, token_map, args);
+}
+
+}  // namespace layered_sglang::grouped_gemm

@@ -1,0 +1,32 @@
+// How an expert's rows are cut into token tiles, for the kernels and for the host.
+#pragma once
+
+#if defined(__CUDACC__)
+#define LAYERED_SGLANG_HOST_DEVICE __host__ __device__ __forceinline__
+#else
+#define LAYERED_SGLANG_HOST_DEVICE inline
+#endif
+
+namespace layered_sglang {
+
+inline constexpr int kTileWeightRows = 256;  // of one task; wgmma's M dimension
+inline constexpr int kMaxTileTokens = 160;   // of one task; wgmma's N dimension
+// Widths are multiples of 16 up to kFineTileTokens and of 8 from there, where padding costs more.
+inline constexpr int kFineTileTokens = 64;
+
+// Tiles of equal width: 270 rows become 2 * 144 and not 160 + 112, so no task is mostly padding.
+// The blocks of a cluster share their weights, so they take tiles in pairs (`multiple` 2), of which
+// the second may be empty.
+LAYERED_SGLANG_HOST_DEVICE int token_tile_count(int rows, int multiple) {
+  const int per_step = kMaxTileTokens * multiple;
+  return (rows + per_step - 1) / per_step * multiple;
+}
+
+// Width of each tile; `tiles` > 0.
+LAYERED_SGLANG_HOST_DEVICE int token_tile_width(int rows, int tiles) {
+  const int per_tile = (rows + tiles - 1) / tiles;
+  const int granularity = per_tile > kFineTileTokens ? 8 : 16;
+  return (per_tile + granularity - 1) / granularity * granularity;
+}
+
+}  // namespace layered_sglang
