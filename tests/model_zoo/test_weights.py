@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from layered_sglang.model_zoo import PRESETS
-from layered_sglang.model_zoo.weights import DEFAULT_SCALES, random_weights
+from layered_sglang.model_zoo.weights import DEFAULT_SCALES, ROUTES, random_weights
 
 CONFIG = PRESETS["tiny"].config
 
@@ -39,13 +39,44 @@ def test_more_layers_leave_the_others_as_they_were(weights) -> None:
 def test_scales(weights) -> None:
     root = CONFIG["hidden_size"] ** 0.5
     assert weights["model.embed_tokens.weight"].std() == pytest.approx(1, rel=0.05)
-    router = np.concatenate(
-        [weights[f"model.layers.{layer}.mlp.gate.weight"] for layer in range(8)]
-    )
-    assert router.std() * root == pytest.approx(DEFAULT_SCALES.router, rel=0.05)
-    printable = weights["lm_head.weight"][0x20:0x7F]
+    printable = weights["lm_head.weight"][0x20:0x7F, ROUTES:]
     assert printable.std() * root == pytest.approx(DEFAULT_SCALES.logits, rel=0.05)
     assert weights["model.norm.weight"].mean() == pytest.approx(1, abs=0.05)
+
+
+@pytest.mark.parametrize("preset", ["tiny", "tiny-mixtral", "tiny-glm4-moe"])
+def test_no_noise_reaches_the_choice_of_experts(preset) -> None:
+    """Blocks write nothing where the router reads, and its logits of a token are far apart."""
+    config = PRESETS[preset].config
+    weights = random_weights(config, seed=0)
+    tokens = weights["model.embed_tokens.weight"][:256]
+    routers = {name: w for name, w in weights.items() if name.endswith("gate.weight")}
+    assert len(routers) >= 7
+    for name, router in routers.items():
+        assert not router[:, ROUTES:].any(), name
+        logits = np.sort(tokens @ router.T, axis=1)
+        assert np.diff(logits).min() > 0.2, name
+        assert logits.std(axis=1) == pytest.approx(DEFAULT_SCALES.router, rel=1e-4)
+    written = [w for name, w in weights.items() if name.endswith(("o_proj.weight", "w2.weight"))]
+    written += [w for name, w in weights.items() if name.endswith("down_proj.weight")]
+    assert len(written) > 8 and not any(w[:ROUTES].any() for w in written)
+
+
+def test_routes_differ_and_use_all_experts(weights) -> None:
+    tokens = weights["model.embed_tokens.weight"][:256]
+    for layers in (range(4), range(4, 8)):
+        chosen = set()
+        for layer in layers:
+            router = weights[f"model.layers.{layer}.mlp.gate.weight"]
+            chosen |= {tuple(row) for row in np.argsort(tokens @ router.T, axis=1)[:, -4:]}
+        assert len(chosen) > 0.9 * 4 * ROUTES
+        assert set(np.array(sorted(chosen)).flat) == set(range(16))
+
+
+def test_the_routers_bias_is_for_one_expert_and_against_another() -> None:
+    weights = random_weights(PRESETS["tiny-glm4-moe"].config, seed=0)
+    bias = weights["model.layers.1.mlp.gate.e_score_correction_bias"]
+    assert sorted(bias) == [-2.0] + [0.0] * 14 + [2.0]
 
 
 def test_padding_ids_have_no_logits(weights) -> None:

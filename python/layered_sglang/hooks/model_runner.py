@@ -26,8 +26,8 @@ class LayeredModelRunner(ModelRunner):
         )
 
     def init_cuda_graphs(self, *args: Any, **kwargs: Any) -> None:
-        super().init_cuda_graphs(*args, **kwargs)
         self.graphs_text = "none"
+        super().init_cuda_graphs(*args, **kwargs)
         runner = self.decode_cuda_graph_runner
         if isinstance(runner, DecodeCudaGraphRunner) and isinstance(
             runner.backend, FullCudaGraphBackend

@@ -1,10 +1,11 @@
 """Random weights whose greedy decoding is stable under a change of summation order.
 
 Tests compare tokens between schedules that batch the same rows differently, so float noise must
-not decide a token or an expert. Four things see to that: the layers amplify noise little (a logprob
-moves by at most some 60 times a relative error made in every block), activations keep unit variance
-from layer to layer, routing is peaked (the least of the chosen experts weighs little, so swapping it
-with the next one changes little), and logits are spread wide.
+not decide a token or an expert. The layers amplify noise little (a logprob moves by at most some 60
+times a relative error made in every block), logits are spread wide, and experts are chosen by a part
+of the residual stream that no noise reaches: the first ``ROUTES`` channels name the token's route, no
+block writes to them, and the routers read nothing else. Its logits keep their distances whatever the
+batch, where those of a context would come within rounding of each other every few thousand tokens.
 """
 
 from __future__ import annotations
@@ -20,6 +21,9 @@ from layered_sglang.model_zoo.tokenizer import BYTES, TOKENS
 if TYPE_CHECKING:
     import numpy as np
 
+#: Channels of the residual stream that name a token's route; tokens of a route share their experts.
+ROUTES = 8
+
 
 @dataclass(frozen=True)
 class WeightScales:
@@ -29,9 +33,8 @@ class WeightScales:
         tokens stand out and a continuation depends on its prompt; at one, attention averages a long
         prompt to nothing and decoding falls into a cycle of the last token.
     attention_output, down: what a block adds to the residual stream, against an embedding of one.
-    router, sigmoid_router: standard deviation of the gate logits. A sigmoid saturates, so it wants
-        less than a softmax to keep the scores apart.
-    router_bias: standard deviation of the bias that only takes part in choosing the experts.
+    router: standard deviation of a token's gate logits in the first layer.
+    router_bias: the bias that only takes part in choosing the experts: for one expert, against another.
     norm_spread: standard deviation of norm weights around their mean.
     logits: standard deviation of the logits of printable bytes; other tokens have a fraction of it,
         so that generated text is mostly readable and the end-of-text tokens are rare.
@@ -40,15 +43,14 @@ class WeightScales:
     """
 
     embedding: float = 1.0
-    query_key: float = 1.3
+    query_key: float = 1.5
     value: float = 1.0
-    attention_output: float = 1.5
+    attention_output: float = 1.25
     attention_bias: float = 0.1
-    router: float = 2.5
-    sigmoid_router: float = 1.5
-    router_bias: float = 0.05
+    router: float = 1.5
+    router_bias: float = 2.0
     gate_up: float = 1.0
-    down: float = 1.25
+    down: float = 1.5
     norm_spread: float = 0.1
     logits: float = 2.5
     repeat_aversion: float = 0.5
@@ -67,26 +69,24 @@ def random_weights(
     A tensor's values depend on the seed, its name and its shape only, so adding layers leaves the
     others as they were.
     """
-    softmax_routing = config["model_type"] != "glm4_moe"
-    router = scales.router if softmax_routing else scales.sigmoid_router
     deviation_times_root_fan_in = {
         Role.QUERY_KEY: scales.query_key,
         Role.VALUE: scales.value,
         Role.ATTENTION_OUTPUT: scales.attention_output,
         Role.GATE_UP: scales.gate_up,
         Role.DOWN: scales.down,
-        Role.ROUTER: router,
         Role.LM_HEAD: scales.logits,
     }
     deviation = {
         Role.EMBEDDING: scales.embedding,
         Role.ATTENTION_BIAS: scales.attention_bias,
-        Role.ROUTER_BIAS: scales.router_bias,
     }
     norm_mean = {Role.NORM: 1.0, Role.QUERY_KEY_NORM: scales.query_key}
 
     weights: dict[str, np.ndarray] = {}
-    for spec in model_tensors(config):
+    specs = list(model_tensors(config))
+    routed = any(spec.role is Role.ROUTER for spec in specs)
+    for spec in specs:
         values = _standard_normal(spec, seed)
         if spec.role in deviation_times_root_fan_in:
             values *= deviation_times_root_fan_in[spec.role] / spec.shape[-1] ** 0.5
@@ -94,6 +94,12 @@ def random_weights(
             values *= deviation[spec.role]
         elif spec.role in norm_mean:
             values = norm_mean[spec.role] * (1 + scales.norm_spread * values)
+        elif spec.role is Role.ROUTER:
+            values = _router(values, scales)
+        elif spec.role is Role.ROUTER_BIAS:
+            values = scales.router_bias * (
+                (values == values.max()) * 1.0 - (values == values.min())
+            )
         else:
             raise ValueError(f"no random weights for {spec.name}: role {spec.role.name}")
         if spec.role is Role.DOWN and spec.routed:
@@ -105,6 +111,8 @@ def random_weights(
             values -= aversion * scales.logits / spec.shape[-1] ** 0.5 * embedding
             values /= (1 + aversion**2) ** 0.5
             values *= _token_scale(spec.shape[0], scales)[:, None]
+        if routed:
+            _keep_routes_clean(spec, values)
         weights[spec.name] = values.astype("float32")
     return weights
 
@@ -116,6 +124,35 @@ def _standard_normal(spec: TensorSpec, seed: int) -> np.ndarray:
     digest = hashlib.sha256(f"{seed}/{spec.name}".encode()).digest()
     generator = np.random.Generator(np.random.Philox(key=int.from_bytes(digest[:16], "little")))
     return generator.standard_normal(spec.shape)
+
+
+def _keep_routes_clean(spec: TensorSpec, values: np.ndarray) -> None:
+    """Let the route channels hold the token's route, one-hot, from the embedding to the end.
+
+    Neighbouring token ids take different routes. The logits do not read them, or the next token would
+    depend on the last one more than on the prompt.
+    """
+    import numpy as np
+
+    if spec.role is Role.EMBEDDING:
+        values[:, :ROUTES] = ROUTES**0.5 * np.eye(ROUTES)[np.arange(spec.shape[0]) % ROUTES]
+    elif spec.role in (Role.ATTENTION_OUTPUT, Role.DOWN):
+        values[:ROUTES] = 0.0
+    elif spec.role is Role.LM_HEAD:
+        values[:, :ROUTES] = 0.0
+
+
+def _router(normal: np.ndarray, scales: WeightScales) -> np.ndarray:
+    """Return a router ``[experts, hidden]``: every route orders the experts in its own way, their
+    logits evenly spaced."""
+    import numpy as np
+
+    count = normal.shape[0]
+    ranks = normal[:, :ROUTES].argsort(axis=0).argsort(axis=0)
+    logits = (ranks - (count - 1) / 2) / ((count**2 - 1) / 12) ** 0.5
+    router = np.zeros_like(normal)
+    router[:, :ROUTES] = scales.router * logits / ROUTES**0.5
+    return router
 
 
 def _token_scale(vocab_size: int, scales: WeightScales) -> np.ndarray:
