@@ -27,14 +27,22 @@ def test_sglangs_own_schedule_is_traced(make_model, tmp_path):
 
     async def drive(server):
         async with aiohttp.ClientSession() as session:
+            chatting = asyncio.Event()
 
-            async def one(rid, delay):
-                await asyncio.sleep(delay)
-                async with session.post(server.url + "/generate", json=bodies[rid]) as response:
+            async def chat():
+                body = {**bodies["chat"], "stream": True}
+                async with session.post(server.url + "/generate", json=body) as response:
+                    assert response.status == 200, await response.text()
+                    async for _ in response.content:
+                        chatting.set()
+
+            async def long():
+                await chatting.wait()
+                async with session.post(server.url + "/generate", json=bodies["long"]) as response:
                     assert response.status == 200, await response.text()
                     await response.read()
 
-            await asyncio.gather(one("chat", 0.0), one("long", 0.5))
+            await asyncio.gather(chat(), long())
 
     flags = ["--prefill-schedule", "chunked", "--chunked-prefill-size", "512"]
     flags += ["--enable-mixed-chunk", "--layered-trace-file", str(trace)]
