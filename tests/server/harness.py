@@ -222,8 +222,11 @@ class Answer:
 def answer_of(out: dict[str, Any]) -> Answer:
     meta = out["meta_info"]
     reason = meta["finish_reason"] or {"type": "none"}
+    # A request aborted in the grammar queue: SGLang runs one token in its prompt's place, and what
+    # that gives is no part of the answer.
+    stand_in = reason["type"] == "abort" and reason.get("status_code") == 400
     return Answer(
-        tokens=list(out.get("output_ids") or []),
+        tokens=[] if stand_in else list(out.get("output_ids") or []),
         logprobs=[row[0] for row in meta.get("output_token_logprobs") or []],
         prompt_logprobs=[row[0] for row in meta.get("input_token_logprobs") or []],
         finish=reason["type"],
