@@ -1,16 +1,18 @@
 """Which layers does the cohort run in this iteration?
 
-A policy is a pure function of a :class:`CohortView`. Every tensor-parallel rank evaluates it on the
-same view and must reach the same answer, so a policy reads no clock, no device and no randomness.
+A policy is a pure function of a :class:`CohortView` (and, for ``slo``, of an estimator that all ranks
+feed alike). Every tensor-parallel rank evaluates it on the same view and must reach the same answer,
+so a policy reads no clock, no device and no randomness.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+from layered_sglang.scheduling.estimator import Estimator
 from layered_sglang.scheduling.layer_groups import LayerGroup, split_layers
+from layered_sglang.scheduling.work import CohortWork, DecodeWork
 
 
 @dataclass(frozen=True)
@@ -20,14 +22,21 @@ class CohortView:
     Attributes:
         num_layers: layers of the model.
         next_layer: first layer that the cohort has not run.
-        cohort_tokens: prompt tokens the cohort computes (cached prefixes are not among them).
-        decode_requests: running requests that decode in this iteration.
+        cohort: its rows.
+        decode: the decode rows of this iteration.
+        itl_target: the strictest inter-token target among the running requests, seconds; ``None``
+            without any.
     """
 
     num_layers: int
     next_layer: int
-    cohort_tokens: int
-    decode_requests: int
+    cohort: CohortWork
+    decode: DecodeWork
+    itl_target: float | None = None
+
+    @property
+    def layers_left(self) -> int:
+        return self.num_layers - self.next_layer
 
 
 class LayerGroupPolicy(Protocol):
@@ -58,9 +67,10 @@ class FixedLayerGroups:
         return min(max(1, wanted), num_layers)
 
     def next_layer_group(self, view: CohortView) -> LayerGroup:
-        if view.decode_requests == 0:
+        if view.decode.requests == 0:
             return LayerGroup(view.next_layer, view.num_layers)
-        groups = split_layers(view.num_layers, self.groups_for(view.cohort_tokens, view.num_layers))
+        count = self.groups_for(view.cohort.tokens, view.num_layers)
+        groups = split_layers(view.num_layers, count)
         end = next(group.end for group in groups if group.end > view.next_layer)
         return LayerGroup(view.next_layer, end)
 
@@ -70,12 +80,46 @@ class FixedLayerGroups:
         return f"fixed, one layer group per {self.layer_group_tokens} prompt tokens"
 
 
-#: A new policy is one entry here (and one choice of ``--layer-group-policy``).
-POLICIES: dict[str, Callable[[int, int | None], LayerGroupPolicy]] = {"fixed": FixedLayerGroups}
+#: Without a target an iteration may take this many times what decode alone takes: the knee, where a
+#: longer iteration no longer shortens the prompt's way by much (half of each iteration is decode).
+KNEE = 2.0
+#: … or this long, if that is more: nobody reads faster than 50 tokens a second.
+COMFORT = 0.020
 
 
-def make_policy(
-    name: str, layer_group_tokens: int, num_layer_groups: int | None
-) -> LayerGroupPolicy:
-    """The policy that ``--layer-group-policy`` names."""
-    return POLICIES[name](layer_group_tokens, num_layer_groups)
+@dataclass(frozen=True, eq=False)
+class SloLayerGroups:
+    """As many layers as keep every running request within its inter-token target.
+
+    At least one layer, so that no prompt starves; all when nobody decodes. A cohort's iterations are
+    then made even: as few as the target allows, none longer than it must be.
+    """
+
+    estimator: Estimator
+
+    def budget(self, decode: DecodeWork, itl_target: float | None) -> float:
+        """Seconds that an iteration may be predicted to take beside ``decode``."""
+        if itl_target is None:
+            return max(KNEE * self.estimator.decode(decode), COMFORT)
+        return itl_target / (1 + self.estimator.margin)
+
+    def next_layer_group(self, view: CohortView) -> LayerGroup:
+        start, left = view.next_layer, view.layers_left
+        if view.decode.requests == 0:
+            return LayerGroup(start, view.num_layers)
+        line = self.estimator.merged(view.decode, view.cohort)
+        most = line.layers_within(self.budget(view.decode, view.itl_target))
+        if most >= left or self._end_is_cheaper(line.seconds(0), line.seconds(left), view):
+            return LayerGroup(start, view.num_layers)
+        iterations = -(-left // max(1, most))
+        return LayerGroup(start, start + -(-left // iterations))
+
+    def _end_is_cheaper(self, without: float, with_rest: float, view: CohortView) -> bool:
+        """Whether running all the rest costs less than what one more iteration costs on top of a
+        plain decode iteration, and keeps the target itself (if not its margin)."""
+        if view.itl_target is not None and with_rest > view.itl_target:
+            return False
+        return with_rest - without <= without - self.estimator.decode(view.decode)
+
+    def describe(self) -> str:
+        return "slo"

@@ -1,0 +1,70 @@
+"""What measured iterations say of the cost model: two factors and a margin, learnt while serving.
+
+Robust and bounded: one slow iteration (a compiler, another tenant, a paused process) moves a factor by
+little, and no number of them moves it beyond ``limit``.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+#: Share of a sample's logarithmic error that a factor takes over.
+GAIN = 0.05
+#: An error counts as at most this much, logarithmic: what is farther off is an outlier.
+OUTLIER = 0.4
+#: Share of iterations that the margin should cover.
+COVERED = 0.99
+#: How fast the margin follows, as a share of the measured time per iteration.
+MARGIN_GAIN = 0.02
+MARGIN_MOST = 0.5
+
+
+@dataclass
+class OnlineCorrection:
+    """Factors on the model's decode part and on its cohort part.
+
+    Attributes:
+        limit: a factor stays within ``1 / limit … limit``. A fitted profile deserves a small one.
+        decode: measured over predicted, iterations that only decode.
+        cohort: likewise for what a layer group adds.
+        margin: how much longer than predicted an iteration may turn out, as a share; covers
+            :data:`COVERED` of them.
+    """
+
+    limit: float
+    decode: float = 1.0
+    cohort: float = 1.0
+    margin: float = 0.05
+
+    def observe(self, seconds: float, decode_part: float, cohort_part: float) -> None:
+        """Learn from one iteration.
+
+        Args:
+            seconds: measured.
+            decode_part: the model's uncorrected prediction without a layer group.
+            cohort_part: what the layer group adds to that prediction; 0 without one.
+        """
+        if not (seconds > 0 and math.isfinite(seconds)) or decode_part + cohort_part <= 0:
+            return
+        predicted = self.decode * decode_part + self.cohort * cohort_part
+        self._move_margin(seconds / predicted - 1)
+        if cohort_part > 0:
+            # A part too small to be seen in the sum teaches nothing about itself.
+            share = self.cohort * cohort_part / predicted
+            error = self._error(seconds, predicted)
+            self.cohort = self._moved(self.cohort, error * share)
+        else:
+            self.decode = self._moved(self.decode, self._error(seconds, predicted))
+
+    @staticmethod
+    def _error(seconds: float, predicted: float) -> float:
+        return min(max(math.log(seconds / predicted), -OUTLIER), OUTLIER)
+
+    def _moved(self, factor: float, error: float) -> float:
+        return min(max(factor * math.exp(GAIN * error), 1 / self.limit), self.limit)
+
+    def _move_margin(self, excess: float) -> None:
+        """A quantile by stochastic approximation: up by much when exceeded, down by little else."""
+        step = MARGIN_GAIN * (COVERED if excess > self.margin else COVERED - 1)
+        self.margin = min(max(self.margin + step, 0.0), MARGIN_MOST)

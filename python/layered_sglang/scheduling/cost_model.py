@@ -1,0 +1,191 @@
+"""How long does an iteration take? Rooflines for the GPU's part, launch costs for the host's.
+
+Every term is bytes over a bandwidth or multiplications over a rate, with the bandwidths and rates as
+coefficients that ``python -m layered_sglang.calibrate`` fits to measured iterations.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+
+from layered_sglang.scheduling.model_shape import ModelShape
+from layered_sglang.scheduling.work import CohortWork, DecodeWork
+
+
+@dataclass(frozen=True)
+class Coefficients:
+    """What the GPU and the host reach. Bytes and multiply-adds are those of :class:`ModelShape`.
+
+    Attributes:
+        weight_bandwidth: bytes/s at which weights every row passes are read.
+        matmul_flops: flop/s of the matrix products with them.
+        expert_bandwidth: bytes/s at which expert weights are read.
+        expert_flops: flop/s of the expert products.
+        kv_bandwidth: bytes/s at which decode attention reads the KV cache.
+        attention_flops: flop/s of prefill attention.
+        layer_seconds: GPU time of a layer that is neither (launches, norms, waits).
+        row_seconds: GPU time per row and layer that is neither (elementwise work).
+        iteration_seconds: GPU time an iteration outside the layers (sampling, copies).
+        host_iteration: host time of an iteration whatever runs in it.
+        host_decode_layer: host time of a decode layer beside a layer group.
+        host_graph_layer: host time of an active layer that replays a graph.
+        host_eager_layer: host time of an active layer, or of a prefill layer, launched eagerly.
+    """
+
+    weight_bandwidth: float
+    matmul_flops: float
+    expert_bandwidth: float
+    expert_flops: float
+    kv_bandwidth: float
+    attention_flops: float
+    layer_seconds: float = 8e-6
+    row_seconds: float = 4e-9
+    iteration_seconds: float = 4e-4
+    host_iteration: float = 2e-3
+    host_decode_layer: float = 2e-5
+    host_graph_layer: float = 1.2e-4
+    host_eager_layer: float = 1.1e-3
+
+    def __post_init__(self) -> None:
+        for f in dataclasses.fields(self):
+            value = getattr(self, f.name)
+            if not (value > 0 and math.isfinite(value)):
+                raise ValueError(f"coefficient {f.name} must be a positive number, got {value}")
+
+
+@dataclass(frozen=True)
+class IterationTime:
+    """Seconds of an iteration as a line in the number of active layers, for GPU and host.
+
+    With overlap the two work at the same time and the longer one counts; without, they add up.
+    """
+
+    device: float
+    device_per_layer: float = 0.0
+    host: float = 0.0
+    host_per_layer: float = 0.0
+    overlap: bool = True
+
+    def seconds(self, layers: int = 0) -> float:
+        device = self.device + layers * self.device_per_layer
+        host = self.host + layers * self.host_per_layer
+        return max(device, host) if self.overlap else device + host
+
+    def layers_within(self, seconds: float) -> int:
+        """The largest number of active layers that takes at most ``seconds``; at least 0."""
+        if self.overlap:
+            lines = ((self.device, self.device_per_layer), (self.host, self.host_per_layer))
+        else:
+            lines = ((self.device + self.host, self.device_per_layer + self.host_per_layer),)
+        most = math.inf
+        for base, slope in lines:
+            if base > seconds:
+                return 0
+            if slope > 0:
+                most = min(most, (seconds - base) / slope * (1 + 1e-12))
+        return int(most) if most < math.inf else 1_000_000
+
+    def scaled(self, base: float, per_layer: float) -> IterationTime:
+        """Its constant parts times ``base``, its slopes times ``per_layer``."""
+        return IterationTime(
+            self.device * base,
+            self.device_per_layer * per_layer,
+            self.host * base,
+            self.host_per_layer * per_layer,
+            self.overlap,
+        )
+
+
+@dataclass(frozen=True)
+class CostModel:
+    """Predicts iterations of one model on one kind of GPU.
+
+    Attributes:
+        shape: the model (one rank's part).
+        coefficients: what the GPU and the host reach.
+        graph_rows: active layer groups of up to this many rows replay CUDA graphs; 0: none do.
+        decode_graphs: whether decode replays CUDA graphs (not on a CPU).
+        prefill_graph_rows: SGLang's own prefill replays CUDA graphs up to this many tokens.
+        overlap: whether the host prepares an iteration while the GPU runs the one before.
+    """
+
+    shape: ModelShape
+    coefficients: Coefficients
+    graph_rows: int = 0
+    decode_graphs: bool = True
+    prefill_graph_rows: int = 0
+    overlap: bool = True
+
+    def decode(self, decode: DecodeWork) -> IterationTime:
+        """An iteration that only decodes."""
+        if decode.requests == 0:
+            return IterationTime(0.0, overlap=self.overlap)
+        c, layers = self.coefficients, self.shape.num_layers
+        device = layers * self._layer(decode, None) + self._once(decode.requests)
+        host = c.host_iteration + (0 if self.decode_graphs else layers * c.host_eager_layer)
+        return IterationTime(device, host=host, overlap=self.overlap)
+
+    def merged(self, decode: DecodeWork, cohort: CohortWork) -> IterationTime:
+        """Decode through all layers, and the cohort through as many as the line is asked for."""
+        c, layers = self.coefficients, self.shape.num_layers
+        alone = self._layer(decode, None) if decode.requests else 0.0
+        eager = c.host_eager_layer if not self._graphed(decode, cohort) else c.host_graph_layer
+        passing = 0.0
+        if decode.requests:
+            passing = c.host_decode_layer if self.decode_graphs else c.host_eager_layer
+        return IterationTime(
+            device=layers * alone + self._once(decode.requests),
+            device_per_layer=self._layer(decode, cohort) - alone,
+            host=c.host_iteration + layers * passing,
+            host_per_layer=max(0.0, eager - passing),
+            overlap=self.overlap,
+        )
+
+    def prefill(self, cohort: CohortWork) -> IterationTime:
+        """SGLang's own prefill: all layers of the prompts, nobody decodes."""
+        c, layers = self.coefficients, self.shape.num_layers
+        graphed = cohort.tokens <= self.prefill_graph_rows
+        return IterationTime(
+            device=layers * self._layer(DecodeWork(), cohort) + self._once(cohort.prompts),
+            host=c.host_iteration
+            + layers * (c.host_graph_layer if graphed else c.host_eager_layer),
+            overlap=self.overlap,
+        )
+
+    def _graphed(self, decode: DecodeWork, cohort: CohortWork) -> bool:
+        return decode.requests > 0 and decode.requests + cohort.tokens <= self.graph_rows
+
+    def _layer(self, decode: DecodeWork, cohort: CohortWork | None) -> float:
+        """GPU seconds of one layer with both parts' rows in it."""
+        s, c = self.shape, self.coefficients
+        rows = decode.requests + (0 if cohort is None else cohort.tokens)
+        dense = _roofline(
+            s.dense_params * s.dtype_bytes / c.weight_bandwidth,
+            2 * s.dense_params * rows / c.matmul_flops,
+        )
+        experts = _roofline(
+            s.experts_reached(rows) * s.expert_params * s.dtype_bytes / c.expert_bandwidth,
+            2 * s.expert_params * s.topk * rows / c.expert_flops,
+        )
+        attention = decode.context * s.kv_size * s.dtype_bytes / c.kv_bandwidth
+        if cohort is not None:
+            attention += 4 * cohort.pairs * s.attention_size / c.attention_flops
+        return dense + experts + attention + c.layer_seconds + rows * c.row_seconds
+
+    def _once(self, rows: int) -> float:
+        """GPU seconds of the head and the sampler for ``rows`` tokens."""
+        if rows == 0:
+            return 0.0
+        s, c = self.shape, self.coefficients
+        head = _roofline(
+            s.head_params * s.dtype_bytes / c.weight_bandwidth,
+            2 * s.head_params * rows / c.matmul_flops,
+        )
+        return head + c.iteration_seconds
+
+
+def _roofline(memory: float, compute: float) -> float:
+    """Seconds of work that is bound by the larger part, and by both near the ridge."""
+    return math.hypot(memory, compute)

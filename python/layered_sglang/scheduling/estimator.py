@@ -1,0 +1,57 @@
+"""The cost model as it is corrected by the iterations of this server."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from layered_sglang.scheduling.correction import OnlineCorrection
+from layered_sglang.scheduling.cost_model import CostModel, IterationTime
+from layered_sglang.scheduling.work import CohortWork, DecodeWork
+
+#: A factor's bound with a fitted profile, and without one.
+FITTED_LIMIT, NOMINAL_LIMIT = 2.0, 50.0
+
+
+@dataclass(eq=False)
+class Estimator:
+    """Predicts iterations, and learns from measured ones.
+
+    Every tensor-parallel rank holds one and feeds it the same measurements (rank 0's), so that all
+    predict the same to the last bit.
+    """
+
+    model: CostModel
+    correction: OnlineCorrection = field(default_factory=lambda: OnlineCorrection(FITTED_LIMIT))
+
+    @property
+    def num_layers(self) -> int:
+        return self.model.shape.num_layers
+
+    @property
+    def margin(self) -> float:
+        """Share by which an iteration may exceed its prediction; see :class:`OnlineCorrection`."""
+        return self.correction.margin
+
+    def decode(self, decode: DecodeWork) -> float:
+        """Seconds of an iteration that only decodes."""
+        return self.correction.decode * self.model.decode(decode).seconds()
+
+    def merged(self, decode: DecodeWork, cohort: CohortWork) -> IterationTime:
+        """Decode and a layer group, as a line in the group's layers."""
+        line = self.model.merged(decode, cohort)
+        return line.scaled(self.correction.decode, self.correction.cohort)
+
+    def prefill(self, cohort: CohortWork) -> float:
+        """Seconds of SGLang's own prefill of these prompts."""
+        return self.correction.cohort * self.model.prefill(cohort).seconds()
+
+    def observe(
+        self, decode: DecodeWork, cohort: CohortWork | None, layers: int, seconds: float
+    ) -> None:
+        """Learn from an iteration that took ``seconds``; ``layers`` of it had ``cohort`` in them."""
+        if cohort is None or layers == 0:
+            self.correction.observe(seconds, self.model.decode(decode).seconds(), 0.0)
+            return
+        line = self.model.merged(decode, cohort)
+        without = line.seconds(0)
+        self.correction.observe(seconds, without, line.seconds(layers) - without)
