@@ -75,10 +75,9 @@ class IterationTime:
 
     def layers_within(self, seconds: float) -> int:
         """The largest number of active layers that takes at most ``seconds``; at least 0."""
-        if self.overlap:
-            lines = ((self.device, self.device_per_layer), (self.host, self.host_per_layer))
-        else:
-            lines = ((self.device + self.host, self.device_per_layer + self.host_per_layer),)
+        lines = [(self.device, self.device_per_layer), (self.host, self.host_per_layer)]
+        if not self.overlap:
+            lines = [(self.device + self.host, self.device_per_layer + self.host_per_layer)]
         most = math.inf
         for base, slope in lines:
             if base > seconds:
