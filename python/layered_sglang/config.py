@@ -10,6 +10,9 @@ from typing import Any
 #: Name of our warm-up, for SGLang's ``--warmups``.
 WARM_UP = "layered_prefill"
 
+#: The paper's layer group size (arXiv 2510.08055), in prompt tokens.
+LAYER_GROUP_TOKENS = 512
+
 
 class ConfigError(ValueError):
     """A flag or a combination that cannot serve. The message is one line: what, why, what to do."""
@@ -29,14 +32,35 @@ class LayeredConfig:
         "chunked prefill (then this is a plain SGLang server).",
         choices=("layered", "chunked"),
     )
-    layer_group_policy: str = _flag(
-        "fixed",
-        "How many layers a cohort of prompts runs in an iteration; fixed: one layer group per "
-        "--layer-group-tokens prompt tokens.",
-        choices=("fixed",),
+    layer_group_policy: str | None = _flag(
+        None,
+        "How many layers a cohort of prompts runs in an iteration. slo: as many as keep every running "
+        "request within --itl-slo-ms, and short prompts pass long ones; fixed: one layer group per "
+        "--layer-group-tokens prompt tokens, one cohort at a time. Without it: fixed where "
+        "--layer-group-tokens or --num-layer-groups is given, else slo.",
+        choices=("slo", "fixed"),
     )
-    layer_group_tokens: int = _flag(
-        512, "Prompt tokens per layer group (policy fixed).", type=int, metavar="TOKENS"
+    itl_slo_ms: float | None = _flag(
+        None,
+        "Inter-token latency target of running requests (policy slo); a request sets its own in "
+        "custom_params.itl_slo_ms. Without one, iterations take twice a decode iteration's time, or "
+        "20 ms if that is longer.",
+        type=float,
+        metavar="MS",
+    )
+    cost_profile: str | None = _flag(
+        None,
+        "Iteration times fitted by python -m layered_sglang.calibrate (policy slo). Without it: a "
+        "shipped profile if one fits GPU, model and backend, else figures from data sheets; measured "
+        "iterations correct either.",
+        type=str,
+        metavar="FILE",
+    )
+    layer_group_tokens: int | None = _flag(
+        None,
+        f"Prompt tokens per layer group (policy fixed; {LAYER_GROUP_TOKENS} there).",
+        type=int,
+        metavar="TOKENS",
     )
     num_layer_groups: int | None = _flag(
         None,
@@ -50,12 +74,6 @@ class LayeredConfig:
         "and each chunk is layered. It takes the place of --chunked-prefill-size.",
         type=int,
         metavar="TOKENS",
-    )
-    itl_slo_ms: float | None = _flag(
-        None,
-        "Inter-token latency target; for policies that plan by time.",
-        type=float,
-        metavar="MS",
     )
     layered_cuda_graph_max_tokens: int = _flag(
         4096,
@@ -76,6 +94,20 @@ class LayeredConfig:
     def layered(self) -> bool:
         return self.prefill_schedule == "layered"
 
+    @property
+    def policy(self) -> str:
+        """The layer group policy in force: ``slo`` or ``fixed``."""
+        if self.layer_group_policy is not None:
+            return self.layer_group_policy
+        return (
+            "slo" if self.layer_group_tokens is None and self.num_layer_groups is None else "fixed"
+        )
+
+    @property
+    def group_tokens(self) -> int:
+        """Prompt tokens per layer group under ``fixed``."""
+        return self.layer_group_tokens or LAYER_GROUP_TOKENS
+
     def validate(self) -> None:
         """Refuse impossible values.
 
@@ -91,16 +123,26 @@ class LayeredConfig:
                 "--layered-cuda-graph-max-tokens must be at least 0, "
                 f"got {self.layered_cuda_graph_max_tokens}"
             )
-        if self.itl_slo_ms is not None:
-            if not 0 < self.itl_slo_ms < float("inf"):
-                raise ConfigError(
-                    f"--itl-slo-ms must be a positive number of milliseconds, got {self.itl_slo_ms}"
-                )
+        if self.itl_slo_ms is not None and not 0 < self.itl_slo_ms < float("inf"):
             raise ConfigError(
-                f"--itl-slo-ms has no effect with --layer-group-policy {self.layer_group_policy}, "
-                "which does not plan by time; leave it out and choose --layer-group-tokens "
-                "(fewer tokens a group: more groups, shorter iterations)"
+                f"--itl-slo-ms must be a positive number of milliseconds, got {self.itl_slo_ms}"
             )
+        plans_by_time = {"itl_slo_ms": self.itl_slo_ms, "cost_profile": self.cost_profile}
+        by_tokens = {
+            "layer_group_tokens": self.layer_group_tokens,
+            "num_layer_groups": self.num_layer_groups,
+        }
+        without_effect = plans_by_time if self.policy == "fixed" else by_tokens
+        for name, value in without_effect.items():
+            if value is not None:
+                raise ConfigError(
+                    f"{flag_name(name)} has no effect with layer group policy {self.policy}, which "
+                    + (
+                        "does not plan by time; leave it out, or choose --layer-group-policy slo"
+                        if self.policy == "fixed"
+                        else "plans by time; leave it out, or choose --layer-group-policy fixed"
+                    )
+                )
 
 
 def flag_name(field_name: str) -> str:

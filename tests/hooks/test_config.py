@@ -37,7 +37,22 @@ def test_defaults_are_the_dataclass_defaults():
             ("--itl-slo-ms", "nan"),
             "--itl-slo-ms must be a positive number of milliseconds, got nan",
         ),
-        (("--itl-slo-ms", "20"), "--itl-slo-ms has no effect with --layer-group-policy fixed"),
+        (
+            ("--itl-slo-ms", "20", "--layer-group-policy", "fixed"),
+            "--itl-slo-ms has no effect with layer group policy fixed",
+        ),
+        (
+            ("--itl-slo-ms", "20", "--layer-group-tokens", "100"),
+            "--itl-slo-ms has no effect with layer group policy fixed",
+        ),
+        (
+            ("--cost-profile", "h200.json", "--num-layer-groups", "4"),
+            "--cost-profile has no effect with layer group policy fixed",
+        ),
+        (
+            ("--layer-group-tokens", "100", "--layer-group-policy", "slo"),
+            "--layer-group-tokens has no effect with layer group policy slo",
+        ),
     ],
 )
 def test_impossible_values_are_refused_in_one_line(argv, message):
@@ -45,6 +60,20 @@ def test_impossible_values_are_refused_in_one_line(argv, message):
         parse(*argv)
     assert str(error.value).startswith(message)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("argv", "policy"),
+    [
+        ((), "slo"),
+        (("--itl-slo-ms", "30"), "slo"),
+        (("--layer-group-tokens", "100"), "fixed"),
+        (("--num-layer-groups", "4"), "fixed"),
+        (("--layer-group-policy", "fixed"), "fixed"),
+    ],
+)
+def test_the_policy_is_slo_unless_layer_groups_are_asked_for_by_size(argv, policy):
+    assert parse(*argv).policy == policy
 
 
 def test_unknown_choice_lists_what_there_is(capsys):

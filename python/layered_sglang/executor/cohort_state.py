@@ -60,3 +60,13 @@ class CohortState:
     forward_batch: ForwardBatch | None = None
     planned: bool = False
     carried: CarriedRows | None = None
+
+    def park(self) -> None:
+        """Make way for another cohort: own what may lie in rows and metadata that cohorts share."""
+        self.planned = False
+        if self.carried is not None:
+            self.carried = CarriedRows(self.carried.hidden.clone(), self.carried.residual.clone())
+
+    def drop(self) -> None:
+        """Let go of everything: the cohort was aborted or restarted."""
+        self.forward_batch, self.carried, self.planned = None, None, False

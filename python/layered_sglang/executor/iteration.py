@@ -42,7 +42,7 @@ class LayerGroupExecutor:
     """Runs iterations that have a cohort in them, on the forward stream, without waiting for the GPU.
 
     Owns two attention backend instances beside the model runner's (whose metadata buffers belong to
-    SGLang's captured decode graphs): one planned for the cohort in flight, one for the decode rows.
+    SGLang's captured decode graphs): one planned for the cohort that runs, one for the decode rows.
     """
 
     def __init__(self, model_runner: ModelRunner, architecture: Architecture) -> None:
@@ -54,6 +54,17 @@ class LayerGroupExecutor:
         self._eager_decode = EagerDecodeRows(self.model, self.attention.decode)
         self._decode_graphs: DecodeGraphRows | None = None
         self._merged_graphs: MergedLayerGraphs | None = None
+        self._active: CohortState | None = None  # whose metadata and rows are in place
+
+    @property
+    def graph_rows(self) -> int:
+        """Active layer groups of up to this many rows replay graphs; 0: none do."""
+        return 0 if self._merged_graphs is None else self._merged_graphs.sizes[-1]
+
+    @property
+    def decode_graphs(self) -> bool:
+        """Whether decode rows beside a layer group replay graphs."""
+        return self._decode_graphs is not None
 
     def capture_graphs(self, model_runner: ModelRunner, max_merged_rows: int) -> str:
         """Capture the layers as CUDA graphs, after SGLang captured its own.
@@ -96,6 +107,7 @@ class LayerGroupExecutor:
         """
         cohort = state.forward_batch
         assert cohort is not None and (state.carried is None) == (layers.start == 0)
+        self._activate(state)
         if not state.planned:
             self.attention.cohort.init_forward_metadata(cohort)
             state.planned = True
@@ -118,6 +130,15 @@ class LayerGroupExecutor:
             return IterationLogits(logits, self._leave(state, cohort, out[:n]))
         state.carried = out.rows(0, n)
         return IterationLogits(passing.after(layers.end, out.rows(n)), None)
+
+    def _activate(self, state: CohortState) -> None:
+        """Put ``state`` in the place of the cohort that ran before it, if that is another one."""
+        if self._active is state:
+            return
+        if self._active is not None:
+            self._active.park()
+        self._active = state
+        state.planned = False
 
     def _run_active(
         self,
@@ -149,6 +170,7 @@ class LayerGroupExecutor:
             state.carried = out
             return None
         state.carried = None
+        self._active = None
         return self.model.logits(cohort, out)
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from layered_sglang.executor.cohort_state import CohortState
-from layered_sglang.scheduling import CohortView, LayerGroup
+from layered_sglang.hooks.views import cohort_work
+from layered_sglang.scheduling import CohortView, CohortWork, DecodeWork, LayerGroup
 
 if TYPE_CHECKING:
     from sglang.srt.managers.schedule_batch import Req, ScheduleBatch
@@ -23,8 +25,9 @@ class Cohort:
            KV slots    layers 0 … next_layer    last layer group    SGLang's own from here
            allocated   have been launched       launched
 
-    It leaves early when all its requests are aborted (KV released, nothing published) or when the KV
-    pool runs out (KV released, requests queued again). The scheduler owns it; an iteration borrows it
+    Two may be in flight: one that overtakes runs first, the other waits between two layer groups.
+    A cohort leaves early when all its requests are aborted (KV released, nothing published) or when
+    the KV pool runs out (KV released, requests queued again). The scheduler owns it; an iteration borrows it
     through a :class:`LayerGroupStep`.
 
     NOTE: while a cohort is in flight none of its requests has a result in the overlap queue: a
@@ -36,12 +39,14 @@ class Cohort:
         num_layers: layers of the model.
         admitted_at: ``time.monotonic()`` at admission, for SGLang's busy-time counter only.
         next_layer: first layer not yet launched.
+        delayed: predicted seconds by which others have overtaken it.
     """
 
     batch: ScheduleBatch
     num_layers: int
     admitted_at: float
     next_layer: int = 0
+    delayed: float = 0.0
     state: CohortState = field(default_factory=CohortState)
 
     @property
@@ -53,8 +58,13 @@ class Cohort:
         """Prompt tokens it computes."""
         return self.batch.extend_num_tokens
 
-    def view(self, decode_requests: int) -> CohortView:
-        return CohortView(self.num_layers, self.next_layer, self.tokens, decode_requests)
+    @cached_property
+    def work(self) -> CohortWork:
+        """Its rows, in the planner's words; asked for at admission, while SGLang's batch says so."""
+        return cohort_work(self.batch)
+
+    def view(self, decode: DecodeWork, itl_target: float | None) -> CohortView:
+        return CohortView(self.num_layers, self.next_layer, self.work, decode, itl_target)
 
     def advance(self, layers: LayerGroup) -> LayerGroupStep:
         """Hand out ``layers`` for launch in this iteration."""

@@ -6,11 +6,17 @@ before it is admitted to a cohort and after its last layer group was launched.
 
 Scheduler state added here, and who clears it:
 
-* ``_cohort``: the cohort in flight. Set at admission; cleared when its last layer group is handed
-  out, when it is dropped (all aborted) or restarted (KV pool exhausted, pause).
+* ``_cohorts``: the cohorts in flight; the last one runs, the others wait for it. One is added at
+  admission; it leaves when its last layer group is handed out, when it is dropped (all aborted) or
+  restarted (KV pool exhausted, pause).
 * ``_launched``: a cohort whose last layer group went out in the previous iteration. Cleared by the
   next :meth:`get_next_batch_to_run`, which merges it as SGLang merges the last prefill batch.
 * ``_step``: the cohort's part of the iteration just planned. Cleared by :meth:`run_batch`.
+* ``_admission_due``: something changed since overtaking was last considered. Set by arrivals and by
+  cohorts that come or go; cleared when the planner was asked.
+* ``_unmeasured``: iterations launched whose time rank 0 has not told yet. Cleared by its ticks.
+* On requests: ``layered_arrived`` (rank clock, once), ``layered_itl_target`` (once),
+  ``layered_prompt`` (work and need; forgotten when the request is queued again).
 """
 
 from __future__ import annotations
@@ -33,14 +39,19 @@ from sglang.srt.managers.scheduler import Scheduler
 from sglang.srt.managers.utils import GenerationBatchResult
 from sglang.srt.mem_cache.common import release_kv_cache
 
+from layered_sglang.hooks.admission import AdmissionGate
 from layered_sglang.hooks.cohort import Cohort, CohortResult, LayerGroupStep
 from layered_sglang.hooks.invariant_checker import (
     CohortAwareInvariantChecker,
     CohortAwarePoolStats,
 )
+from layered_sglang.hooks.iteration_log import IterationLog, LaunchedIteration
+from layered_sglang.hooks.planner import make_planner
+from layered_sglang.hooks.rank_clock import RankClock, Tick, TickingReceiver
 from layered_sglang.hooks.server_args import layered_config
 from layered_sglang.hooks.tp_worker import LayeredTpWorker
-from layered_sglang.scheduling import make_policy
+from layered_sglang.hooks.views import TargetError, decode_work, itl_target, strictest_target
+from layered_sglang.scheduling import DecodeWork
 from layered_sglang.telemetry.metrics import LayeredMetrics
 from layered_sglang.telemetry.trace import IterationTrace
 
@@ -55,22 +66,31 @@ class LayeredScheduler(Scheduler):
     last_batch: ScheduleBatch | None
     waiting_queue: list[Req]
     pool_stats_observer: Any
+    request_receiver: Any
     invariant_checker: Any
     _pending_chunked_abort_req: Req | None
 
     def __init__(self, server_args: Any, *args: Any, **kwargs: Any) -> None:
         config = layered_config(server_args)
-        self._cohort: Cohort | None = None
+        self._cohorts: list[Cohort] = []
         self._launched: Cohort | None = None
         self._step: LayerGroupStep | None = None
-        self.layer_group_policy = make_policy(
-            config.layer_group_policy, config.layer_group_tokens, config.num_layer_groups
-        )
+        self._admission_due = True
+        self._gate: AdmissionGate | None = None
+        self._clock = RankClock()
+        self._unmeasured: dict[int, LaunchedIteration] = {}
+        self._default_target = None if config.itl_slo_ms is None else config.itl_slo_ms / 1000
         super().__init__(server_args, *args, **kwargs)
-        self._num_layers = self.tp_worker.model_runner.layer_groups.model.num_layers
+        runner = self.tp_worker.model_runner
+        self._num_layers = runner.layer_groups.model.num_layers
+        self._planner, self._planner_source = make_planner(
+            config, runner, self._gpu_name(), self.enable_overlap
+        )
+        self._gate = AdmissionGate(self, self._planner)
         reports = self.metrics_reporter.current_scheduler_metrics_enabled
         self._metrics = LayeredMetrics(reports, self.metrics_collector.labels if reports else {})
-        self._trace = IterationTrace(config.layered_trace_file if self.ps.tp_rank == 0 else None)
+        path = config.layered_trace_file if self.ps.tp_rank == 0 else None
+        self._log = IterationLog(IterationTrace(path))
 
     # --- what SGLang's scheduler is made of -------------------------------------------------------
 
@@ -88,6 +108,10 @@ class LayeredScheduler(Scheduler):
             self.pool_stats_observer, self._cohort_reqs
         )
 
+    def init_request_receiver(self) -> None:
+        super().init_request_receiver()
+        self.request_receiver = TickingReceiver.extend(self.request_receiver, self._make_tick)
+
     def init_invariant_checker(self) -> None:
         super().init_invariant_checker()
         self.invariant_checker = CohortAwareInvariantChecker.extend(
@@ -99,9 +123,10 @@ class LayeredScheduler(Scheduler):
         info = super().get_init_info()
         info["layered_sglang"] = {
             "device": str(runner.device),
-            "gpu": self.device_module.get_device_name() if runner.device == "cuda" else None,
+            "gpu": self._gpu_name(),
             "layers": self._num_layers,
-            "policy": self.layer_group_policy.describe(),
+            "policy": self._planner.describe(),
+            "costs": self._planner_source,
             "attention": runner.prefill_attention_backend_str,
             "overlap": self.enable_overlap,
             "experts": runner.describe_experts(),
@@ -109,25 +134,63 @@ class LayeredScheduler(Scheduler):
         }
         return info
 
+    def _gpu_name(self) -> str | None:
+        runner = self.tp_worker.model_runner
+        return self.device_module.get_device_name() if runner.device == "cuda" else None
+
+    # --- one clock for all ranks ------------------------------------------------------------------
+
+    def _make_tick(self, received: bool) -> Tick | None:
+        """On rank 0, for every turn of the loop in which there is something to plan."""
+        busy = self.last_batch is not None or bool(self.waiting_queue) or bool(self._unmeasured)
+        return self._clock.tick() if received or busy else None
+
+    def process_input_requests(self, recv_reqs: list[Any]) -> None:
+        requests, measured = self._clock.split(recv_reqs)
+        for iteration, seconds in measured:
+            launched = self._unmeasured.pop(iteration, None)
+            if launched is not None and launched.kind in ("decode", "merged"):
+                self._planner.observe(launched.decode, launched.cohort, launched.layers, seconds)
+        super().process_input_requests(requests)
+
+    def _add_request_to_queue(self, req: Req, is_retracted: bool = False) -> None:
+        before = len(self.waiting_queue)
+        if not hasattr(req, "layered_arrived"):
+            req.layered_arrived = self._clock.now
+            try:
+                req.layered_itl_target = itl_target(req)
+            except TargetError as error:
+                req.set_finish_with_abort(str(error))
+        req.layered_prompt = None
+        super()._add_request_to_queue(req, is_retracted)
+        self._admission_due = True
+        if self._gate is not None and len(self.waiting_queue) > before:
+            self._gate.queued(req)
+
     # --- scheduling -------------------------------------------------------------------------------
 
     def get_next_batch_to_run(
         self, running_batch: ScheduleBatch, last_batch: ScheduleBatch | None
     ) -> NextBatchPlan:
-        self._drop_aborted_cohort()
+        self._drop_aborted_cohorts(running_batch)
         if self._launched is not None:
             # The true last batch decoded, of which SGLang needs nothing here; this one it merges.
             last_batch, self._launched = self._launched.batch, None
         plan = super().get_next_batch_to_run(running_batch, last_batch)
-        return plan if self._cohort is None else self._with_layer_group(plan, self._cohort)
+        batch = plan.batch_to_run
+        if not self._cohorts or (batch is not None and batch.forward_mode.is_extend()):
+            return plan
+        return self._with_layer_group(plan, self._cohorts[-1])
 
     def _with_layer_group(self, plan: NextBatchPlan, cohort: Cohort) -> NextBatchPlan:
         """Add the cohort's next layer group to the iteration, which decodes or does nothing yet."""
         decode = plan.batch_to_run
-        view = cohort.view(decode_requests=0 if decode is None else decode.batch_size())
-        step = cohort.advance(self.layer_group_policy.next_layer_group(view))
+        reqs = () if decode is None else decode.reqs
+        view = cohort.view(decode_work(reqs), strictest_target(reqs, self._default_target))
+        step = cohort.advance(self._planner.next_layer_group(view))
         if step.is_last:
-            self._cohort = None
+            self._cohorts.remove(cohort)
+            self._admission_due = True
         if decode is not None:
             self._step = step
             self._launched = cohort if step.is_last else None
@@ -138,17 +201,54 @@ class LayeredScheduler(Scheduler):
         return NextBatchPlan(batch_to_run=cohort.batch, running_batch=plan.running_batch)
 
     def get_new_batch_prefill(self, running_batch: ScheduleBatch) -> NextBatchPlan:
-        if self._cohort is not None:
-            return NextBatchPlan(batch_to_run=None, running_batch=running_batch)
-        plan = super().get_new_batch_prefill(running_batch)
-        if plan.batch_to_run is None or not self._admits_cohort(plan):
+        nothing = NextBatchPlan(batch_to_run=None, running_batch=running_batch)
+        if self._cohorts and not self._may_overtake(running_batch):
+            return nothing
+        plans = self._planner.overtakes and bool(self.waiting_queue)
+        if not plans:
+            plan = nothing if self._cohorts else super().get_new_batch_prefill(running_batch)
+            alone = False
+        else:
+            assert self._gate is not None
+            reqs = [running_batch.reqs[i] for i in _unfinished(running_batch)]
+            target = strictest_target(reqs, self._default_target)
+            view, waiting = self._gate.view(
+                running_batch, self._cohorts, decode_work(reqs), target, self._clock.now
+            )
+            self._admission_due = False
+            admission = self._planner.admit(view)
+            if admission is None:
+                return nothing
+            with self._gate.offer(admission, waiting):
+                plan = super().get_new_batch_prefill(running_batch)
+            alone = admission.alone
+            if admission.overtakes and plan.batch_to_run is not None:
+                self._metrics.count("overtaking_cohorts")
+                self._cohorts[0].delayed += admission.delay
+        if plan.batch_to_run is None or alone or not self._admits_cohort(plan):
             return plan
         batch = plan.batch_to_run
-        self._cohort = Cohort(batch, self._num_layers, admitted_at=time.monotonic())
+        self._cohorts.append(Cohort(batch, self._num_layers, admitted_at=time.monotonic()))
         self._metrics.count("cohorts")
         self._metrics.count("layered_tokens", batch.extend_num_tokens)
         self._metrics.count("chunked_tokens", _chunk_tokens(batch))
         return NextBatchPlan(batch_to_run=None, running_batch=plan.running_batch)
+
+    def _may_overtake(self, running_batch: ScheduleBatch) -> bool:
+        """Whether to ask the planner for prompts that pass the cohort in flight. Not when nothing has
+        changed since it declined, and not when nobody decodes: then the cohort runs to its end."""
+        return (
+            self._planner.overtakes
+            and self._admission_due
+            and len(self._cohorts) == 1
+            and bool(self.waiting_queue)
+            and bool(_unfinished(running_batch))
+        )
+
+    def get_num_allocatable_reqs(self, running_bs: int) -> int:
+        """Cohorts in flight will run, so they count."""
+        in_flight = sum(len(cohort.reqs) for cohort in self._cohorts)
+        return super().get_num_allocatable_reqs(running_bs + in_flight)
 
     def _admits_cohort(self, plan: NextBatchPlan) -> bool:
         """Whether the prefill batch of ``plan`` should advance by layer groups beside decode.
@@ -167,27 +267,28 @@ class LayeredScheduler(Scheduler):
         )
 
     def update_running_batch(self, batch: ScheduleBatch) -> ScheduleBatch | None:
-        if self._cohort is not None and not batch.check_decode_mem(
-            selected_indices=_unfinished(batch)
-        ):
+        while self._cohorts and not batch.check_decode_mem(selected_indices=_unfinished(batch)):
             # The youngest gives way first, as when SGLang retracts; its prompt is computed least.
-            self._restart_cohort(batch)
+            self._restart_cohort(self._cohorts[-1], batch)
         return super().update_running_batch(batch)
 
     def is_fully_idle(self, for_health_check: bool = False) -> bool:
         return (
-            self._cohort is None
-            and self._launched is None
-            and super().is_fully_idle(for_health_check)
+            not self._cohorts and self._launched is None and super().is_fully_idle(for_health_check)
         )
 
     # --- forward and results ----------------------------------------------------------------------
 
     def run_batch(self, batch: ScheduleBatch, *args: Any, **kwargs: Any) -> Any:
         step, self._step = self._step, None
-        kind = _iteration_kind(batch, step)
-        self._metrics.count_iteration(kind)
-        self._trace.write(self.forward_ct + 1, kind, batch, step)
+        launched = self._log_launch(batch, step)
+        result = self._run_with_layer_group(batch, step, *args, **kwargs)
+        result.launched_iteration = launched
+        return result
+
+    def _run_with_layer_group(
+        self, batch: ScheduleBatch, step: LayerGroupStep | None, *args: Any, **kwargs: Any
+    ) -> Any:
         if step is None:
             return super().run_batch(batch, *args, **kwargs)
         self._metrics.count("layer_groups")
@@ -202,6 +303,20 @@ class LayeredScheduler(Scheduler):
                 step.cohort, batch, result.cohort_result
             )
         return result
+
+    def _log_launch(self, batch: ScheduleBatch, step: LayerGroupStep | None) -> LaunchedIteration:
+        kind = _iteration_kind(batch, step)
+        self._metrics.count_iteration(kind)
+        decode = decode_work(batch.reqs) if kind in ("decode", "merged") else DecodeWork()
+        predicted = None
+        if decode.requests:
+            cohort, layers = None, 0
+            if step is not None:
+                cohort, layers = step.cohort.work, step.layers.end - step.layers.start
+            predicted = self._planner.predict(decode, cohort, layers)
+        launched = self._log.launch(self.forward_ct + 1, kind, batch, step, decode, predicted)
+        self._unmeasured[launched.number] = launched
+        return launched
 
     def _relay_first_tokens(
         self, cohort: Cohort, decode: ScheduleBatch, result: GenerationBatchResult
@@ -231,6 +346,11 @@ class LayeredScheduler(Scheduler):
 
     def process_batch_result(self, batch: ScheduleBatch, result: Any) -> None:
         super().process_batch_result(batch, result)
+        launched = getattr(result, "launched_iteration", None)
+        if launched is not None:
+            seconds = self._log.finish(launched)
+            if self.ps.tp_rank == 0:
+                self._clock.measured(launched.number, seconds)
         cohort: CohortResult | None = getattr(result, "cohort_result", None)
         if cohort is not None:
             super().process_batch_result(cohort.batch, cohort.result)
@@ -253,13 +373,13 @@ class LayeredScheduler(Scheduler):
 
     def stash_chunked_request(self, req: Req) -> None:
         """Publish a chunk's KV in the radix cache, once all layers of it have been launched."""
-        if self._cohort is not None and req in self._cohort.reqs:
+        if any(req in cohort.reqs for cohort in self._cohorts):
             return
         super().stash_chunked_request(req)
 
     def process_pending_chunked_abort(self) -> None:
         """Tear a chunked request down, once the cohort it shares with others is through."""
-        if self._cohort is not None and self._pending_chunked_abort_req in self._cohort.reqs:
+        if any(self._pending_chunked_abort_req in cohort.reqs for cohort in self._cohorts):
             return
         super().process_pending_chunked_abort()
 
@@ -273,28 +393,36 @@ class LayeredScheduler(Scheduler):
 
     def _abort_on_running_timeout(self, running_batch: ScheduleBatch) -> None:
         super()._abort_on_running_timeout(running_batch)
-        if self._cohort is not None and envs.SGLANG_REQ_RUNNING_TIMEOUT.get() > 0:
-            super()._abort_on_running_timeout(self._cohort.batch)
+        if envs.SGLANG_REQ_RUNNING_TIMEOUT.get() > 0:
+            for cohort in self._cohorts:
+                super()._abort_on_running_timeout(cohort.batch)
 
     def _cohort_reqs(self) -> list[Req]:
         """Requests in a cohort that SGLang's own batches do not hold."""
-        return [req for c in (self._cohort, self._launched) if c is not None for req in c.reqs]
+        launched = [] if self._launched is None else [self._launched]
+        return [req for cohort in (*self._cohorts, *launched) for req in cohort.reqs]
 
-    def _drop_aborted_cohort(self) -> None:
-        """Stop a cohort that nobody waits for any more. One that somebody shares runs to its end."""
-        cohort = self._cohort
-        if cohort is None or any(req.to_finish is None for req in cohort.reqs):
-            return
-        self._cohort = None
-        self._metrics.count("aborted_cohorts")
-        for req in cohort.reqs:
-            # Its chunk will have no result to count down.
-            req.inflight_middle_chunks = 0
-            if req is self.chunked_req:
-                # SGLang's own teardown of a chunked request follows in this very iteration.
-                self._pending_chunked_abort_req = req
-            else:
-                self._finish_aborted(req)
+    def _drop_aborted_cohorts(self, running_batch: ScheduleBatch) -> None:
+        """Stop cohorts that nobody waits for any more. One that somebody shares runs to its end."""
+        for cohort in list(self._cohorts):
+            if any(req.to_finish is None for req in cohort.reqs):
+                continue
+            self._forget_cohort(cohort)
+            running_batch.batch_is_full = False
+            self._metrics.count("aborted_cohorts")
+            for req in cohort.reqs:
+                # Its chunk will have no result to count down.
+                req.inflight_middle_chunks = 0
+                if req is self.chunked_req:
+                    # SGLang's own teardown of a chunked request follows in this very iteration.
+                    self._pending_chunked_abort_req = req
+                else:
+                    self._finish_aborted(req)
+
+    def _forget_cohort(self, cohort: Cohort) -> None:
+        self._cohorts.remove(cohort)
+        cohort.state.drop()
+        self._admission_due = True
 
     def _finish_aborted(self, req: Req) -> None:
         """End a request that is in no batch: release its KV, publish nothing, tell the client."""
@@ -306,16 +434,15 @@ class LayeredScheduler(Scheduler):
             AbortReq(rid=req.rid, finished_reason=reason.to_json()), req
         )
 
-    def _restart_cohort(self, running_batch: ScheduleBatch | None = None) -> None:
+    def _restart_cohort(self, cohort: Cohort, running_batch: ScheduleBatch | None = None) -> None:
         """Release a half-computed cohort and put its requests back at the head of the queue.
 
         Args:
+            cohort: one in flight.
             running_batch: given when the KV pool ran out: admission then becomes as careful as after
                 SGLang's own retraction.
         """
-        cohort, self._cohort = self._cohort, None
-        if cohort is None:
-            return
+        self._forget_cohort(cohort)
         self._metrics.count("restarted_cohorts")
         logger.warning(
             "Restart a cohort of %d requests at layer %d of %d: %s",
@@ -358,7 +485,8 @@ class LayeredScheduler(Scheduler):
         """Leave SGLang one batch to retract: results in the queue processed, cohorts dissolved."""
         if self.enable_overlap and self.last_batch:
             self.process_batch_result(*self.result_queue.popleft())
-        self._restart_cohort()
+        for cohort in list(self._cohorts):
+            self._restart_cohort(cohort)
         launched, self._launched = self._launched, None
         last = self.last_batch
         self.last_batch = None

@@ -49,8 +49,11 @@ def build_with_layered_config(
     layered = config.from_namespace(namespace)
     platforms.fill_defaults(namespace)
     if layered.layered:
+        from layered_sglang.hooks.planner import check_cost_profile
+
         _take_chunk_size(namespace, layered)
         _refuse_architecture(namespace.model_path)
+        check_cost_profile(layered)
         if torch.cuda.is_available() and not namespace.skip_server_warmup:
             namespace.warmups = ",".join(filter(None, (namespace.warmups, config.WARM_UP)))
     server_args = original(cls, namespace)

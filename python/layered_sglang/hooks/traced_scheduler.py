@@ -7,21 +7,35 @@ from typing import Any
 from sglang.srt.managers.schedule_batch import ScheduleBatch
 from sglang.srt.managers.scheduler import Scheduler
 
+from layered_sglang.hooks.iteration_log import IterationLog
 from layered_sglang.hooks.server_args import layered_config
+from layered_sglang.hooks.views import decode_work
+from layered_sglang.scheduling import DecodeWork
 from layered_sglang.telemetry.trace import IterationTrace
 
 
 class TracedScheduler(Scheduler):
-    """Writes a line before each iteration; the schedule stays SGLang's."""
+    """Writes a line for each iteration; the schedule stays SGLang's."""
 
     def __init__(self, server_args: Any, *args: Any, **kwargs: Any) -> None:
         super().__init__(server_args, *args, **kwargs)
         path = layered_config(server_args).layered_trace_file
-        self._trace = IterationTrace(path if self.ps.tp_rank == 0 else None)
+        self._log = IterationLog(IterationTrace(path if self.ps.tp_rank == 0 else None))
 
     def run_batch(self, batch: ScheduleBatch, *args: Any, **kwargs: Any) -> Any:
-        self._trace.write(self.forward_ct + 1, _iteration_kind(batch), batch, None)
-        return super().run_batch(batch, *args, **kwargs)
+        kind = _iteration_kind(batch)
+        reqs = batch.reqs if kind == "decode" else batch.decoding_reqs
+        decode = decode_work(reqs) if reqs else DecodeWork()
+        launched = self._log.launch(self.forward_ct + 1, kind, batch, None, decode)
+        result = super().run_batch(batch, *args, **kwargs)
+        result.launched_iteration = launched
+        return result
+
+    def process_batch_result(self, batch: ScheduleBatch, result: Any) -> None:
+        super().process_batch_result(batch, result)
+        launched = getattr(result, "launched_iteration", None)
+        if launched is not None:
+            self._log.finish(launched)
 
 
 def _iteration_kind(batch: ScheduleBatch) -> str:

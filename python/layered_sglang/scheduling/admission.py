@@ -144,10 +144,9 @@ class AdmitByBenefit:
         if not view.in_flight:
             return self._begin(view, order) if order else None
         begun = view.in_flight[0]
-        overtaking = self._overtake(view, begun, order)
-        if overtaking is None and begun.between_chunks:
+        if begun.between_chunks:  # its next chunk will be overtaken where that pays
             return self._continue(view, begun, order)
-        return overtaking
+        return self._overtake(view, begun, order)
 
     def duration(self, view: QueueView, work: CohortWork, layers: int | None = None) -> float:
         """Predicted seconds until ``work`` is through ``layers`` (all by default) beside decode."""

@@ -8,6 +8,13 @@ import layered_sglang
 from layered_sglang.config import LayeredConfig
 
 
+def _policy(config: LayeredConfig, info: dict[str, Any]) -> str:
+    if config.policy != "slo":
+        return info["policy"]
+    target = "no target" if config.itl_slo_ms is None else f"{config.itl_slo_ms:g} ms"
+    return f"slo, {target}; costs from the {info['costs']}"
+
+
 def banner(config: LayeredConfig, scheduler_info: dict[str, Any], kernels: str) -> str:
     """The start-up banner.
 
@@ -24,7 +31,7 @@ def banner(config: LayeredConfig, scheduler_info: dict[str, Any], kernels: str) 
         "versions": f"layered-sglang {layered_sglang.__version__}, sglang {sglang.__version__}, "
         f"torch {torch.__version__}",
         "device": info["gpu"] or info["device"],
-        "layer groups": f"{info['policy']}; {info['layers']} layers; cohorts of up to "
+        "layer groups": f"{_policy(config, info)}; {info['layers']} layers; cohorts of up to "
         f"{config.layered_max_prefill_tokens} tokens",
         "execution": f"merged, attention {info['attention']}, overlap "
         f"{'on' if info['overlap'] else 'off'}",

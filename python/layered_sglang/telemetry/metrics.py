@@ -11,6 +11,7 @@ COUNTERS = {
     "layer_groups": "Layer groups launched.",
     "layered_tokens": "Prompt tokens admitted in cohorts.",
     "chunked_tokens": "Prompt tokens admitted as part of a prompt that was cut into chunks.",
+    "overtaking_cohorts": "Cohorts of short prompts that ran before longer ones in flight.",
     "aborted_cohorts": "Cohorts dropped half-way because all their requests were aborted.",
     "restarted_cohorts": "Cohorts dropped half-way because the KV pool ran out; their requests were "
     "queued again.",

@@ -1,0 +1,91 @@
+"""What was launched and how long it took: for the trace, and for the planner to learn from."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from layered_sglang.scheduling import CohortWork, DecodeWork
+from layered_sglang.telemetry.trace import IterationTrace, describe_iteration
+
+if TYPE_CHECKING:
+    from sglang.srt.managers.schedule_batch import ScheduleBatch
+
+    from layered_sglang.hooks.cohort import LayerGroupStep
+
+
+@dataclass(eq=False)
+class LaunchedIteration:
+    """An iteration between its launch and its result. Rides on the result object.
+
+    Attributes:
+        number: SGLang's forward count.
+        kind: decode, prefill, merged, cohort; mixed in SGLang's own mixed chunks.
+        launched_at: ``time.monotonic()``, seconds.
+        decode: its decode rows.
+        cohort: the rows in its active layer group, or ``None``.
+        layers: layers of that group; 0 without one.
+        predicted: seconds, or ``None``.
+        record: its line in the trace, or ``None`` when nothing is traced.
+    """
+
+    number: int
+    kind: str
+    launched_at: float
+    decode: DecodeWork
+    cohort: CohortWork | None
+    layers: int
+    predicted: float | None
+    record: dict[str, Any] | None
+
+
+class IterationLog:
+    """Times iterations from result to result, and writes their lines to the trace.
+
+    With overlap a result is processed after the next iteration was launched, and its moment is when the
+    GPU was done. The time between two results is then what a running request waits between two tokens.
+    """
+
+    def __init__(self, trace: IterationTrace) -> None:
+        self.trace = trace
+        self._last_result = 0.0
+
+    def launch(
+        self,
+        number: int,
+        kind: str,
+        batch: ScheduleBatch,
+        step: LayerGroupStep | None,
+        decode: DecodeWork,
+        predicted: float | None = None,
+    ) -> LaunchedIteration:
+        return LaunchedIteration(
+            number,
+            kind,
+            time.monotonic(),
+            decode,
+            None if step is None else step.cohort.work,
+            0 if step is None else step.layers.end - step.layers.start,
+            predicted,
+            describe_iteration(kind, batch, step) if self.trace.enabled else None,
+        )
+
+    def finish(self, launched: LaunchedIteration) -> float:
+        """The iteration's result is there: write its line. Returns its seconds."""
+        now = time.monotonic()
+        seconds = now - max(self._last_result, launched.launched_at)
+        self._last_result = now
+        if launched.record is not None:
+            self.trace.write(
+                {
+                    "iteration": launched.number,
+                    "time": launched.launched_at,
+                    "kind": launched.kind,
+                    **launched.record,
+                    "decode_context": launched.decode.context,
+                    "seconds": round(seconds, 7),
+                    "predicted": launched.predicted,
+                }
+            )
+        return seconds

@@ -1,0 +1,108 @@
+"""The planner of this server: its cost model, from a profile or from data sheets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from layered_sglang.config import ConfigError, LayeredConfig
+from layered_sglang.scheduling import (
+    CostModel,
+    Estimator,
+    ModelShape,
+    Planner,
+    fixed_planner,
+    slo_planner,
+)
+from layered_sglang.scheduling.correction import OnlineCorrection
+from layered_sglang.scheduling.devices import nominal_coefficients
+from layered_sglang.scheduling.estimator import FITTED_LIMIT, NOMINAL_LIMIT
+from layered_sglang.scheduling.model_shape import SPREAD_RANDOM, SPREAD_TRAINED
+from layered_sglang.scheduling.profile import (
+    CostProfile,
+    ProfileError,
+    find_profile,
+    model_key,
+)
+
+if TYPE_CHECKING:
+    from layered_sglang.hooks.model_runner import LayeredModelRunner
+
+SHIPPED = Path(__file__).parent.parent / "profiles"
+
+
+def check_cost_profile(config: LayeredConfig) -> None:
+    """Refuse a ``--cost-profile`` that cannot be read, before anything starts.
+
+    Raises:
+        ConfigError: one line.
+    """
+    if config.cost_profile is not None:
+        try:
+            CostProfile.read(Path(config.cost_profile))
+        except ProfileError as error:
+            raise ConfigError(f"--cost-profile {error}") from error
+
+
+def make_planner(
+    config: LayeredConfig, runner: LayeredModelRunner, device_name: str | None, overlap: bool
+) -> tuple[Planner, str]:
+    """The planner that the flags ask for.
+
+    Args:
+        config: the flags.
+        runner: SGLang's model runner, with its graphs captured.
+        device_name: the GPU's; ``None`` on a CPU.
+        overlap: whether SGLang's overlap scheduler is on.
+
+    Returns:
+        The planner, and one phrase on where its figures come from.
+    """
+    estimator, source = _make_estimator(config, runner, device_name, overlap)
+    if config.policy == "fixed":
+        return fixed_planner(estimator, config.group_tokens, config.num_layer_groups), source
+    return slo_planner(estimator), source
+
+
+def _make_estimator(
+    config: LayeredConfig, runner: LayeredModelRunner, device_name: str | None, overlap: bool
+) -> tuple[Estimator, str]:
+    hf_config: dict[str, Any] = runner.model_config.hf_text_config.to_dict()
+    hf_config.setdefault("architectures", list(runner.model_config.hf_config.architectures or []))
+    args = runner.server_args
+    coefficients, name = nominal_coefficients(device_name)
+    spread = SPREAD_RANDOM if args.load_format == "dummy" else SPREAD_TRAINED
+    source, limit = f"data sheet of {name}", NOMINAL_LIMIT
+    found = _find(config, device_name or "cpu", model_key(hf_config), runner)
+    if found is not None:
+        profile, path = found
+        coefficients, spread, limit = profile.coefficients, profile.spread, FITTED_LIMIT
+        source = f"profile {path.name}"
+    executor = runner.layer_groups
+    model = CostModel(
+        ModelShape.from_config(hf_config, runner.model_config.dtype.itemsize, args.tp_size, spread),
+        coefficients,
+        graph_rows=executor.graph_rows,
+        decode_graphs=executor.decode_graphs,
+        prefill_graph_rows=_prefill_graph_rows(runner),
+        overlap=overlap,
+    )
+    return Estimator(model, OnlineCorrection(limit)), source
+
+
+def _find(
+    config: LayeredConfig, device: str, model: str, runner: LayeredModelRunner
+) -> tuple[CostProfile, Path] | None:
+    if config.cost_profile is not None:
+        path = Path(config.cost_profile)
+        return CostProfile.read(path), path  # whoever names it wants it, fitting or not
+    attention = runner.prefill_attention_backend_str
+    return find_profile(SHIPPED, device, model, attention, runner.server_args.tp_size)
+
+
+def _prefill_graph_rows(runner: LayeredModelRunner) -> int:
+    """Most tokens of a prefill that SGLang replays graphs for."""
+    if runner.device != "cuda" or runner.prefill_cuda_graph_runner is None:
+        return 0
+    sizes = getattr(runner.prefill_cuda_graph_runner, "capture_num_tokens", None)
+    return max(sizes) if sizes else 0
