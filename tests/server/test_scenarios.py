@@ -58,14 +58,17 @@ class Setup:
 
 
 TINY_POOL = ("--max-total-tokens", "3200")
-CHUNKS = ("--layered-max-prefill-tokens", "640", "--layer-group-tokens", "100")
+SMALL_CHUNKS = ("--layered-max-prefill-tokens", "640")
+CHUNKS = (*SMALL_CHUNKS, "--layer-group-tokens", "100")
+# A target that one layer beside decode breaks on a small CPU: one layer an iteration, much overtaking.
+TIGHT = ("--itl-slo-ms", "4")
 SETUPS = [
     Setup(True, 1, True, ("--layer-group-tokens", "64")),
-    Setup(True, 1, False, (*TINY_POOL, *CHUNKS)),
-    Setup(False, 1, True, (*TINY_POOL, *CHUNKS), priorities=True),
+    Setup(True, 1, False, (*TINY_POOL, *SMALL_CHUNKS, *TIGHT)),
+    Setup(False, 1, True, (*TINY_POOL, *SMALL_CHUNKS), priorities=True),
     Setup(False, 1, False, ("--num-layer-groups", "3", "--max-running-requests", "3")),
-    Setup(True, 2, True, (*TINY_POOL, *CHUNKS)),
-    Setup(True, 2, False, ("--layer-group-tokens", "64")),
+    Setup(True, 2, True, (*TINY_POOL, *SMALL_CHUNKS, *TIGHT)),
+    Setup(True, 2, False, ()),
     Setup(False, 2, True, ("--num-layer-groups", "8")),
     Setup(False, 2, False, (*TINY_POOL, *CHUNKS)),
 ]

@@ -27,8 +27,8 @@ class Cohort:
 
     Two may be in flight: one that overtakes runs first, the other waits between two layer groups.
     A cohort leaves early when all its requests are aborted (KV released, nothing published) or when
-    the KV pool runs out (KV released, requests queued again). The scheduler owns it; an iteration borrows it
-    through a :class:`LayerGroupStep`.
+    the KV pool runs out (KV released, requests queued again). The scheduler owns it; an iteration
+    borrows it through a :class:`LayerGroupStep`.
 
     NOTE: while a cohort is in flight none of its requests has a result in the overlap queue: a
     chunk's result is processed in the iteration that admits the next chunk, before anything can
