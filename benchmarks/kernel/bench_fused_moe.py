@@ -21,9 +21,7 @@ from graph_timing import time_interleaved
 from layered_sglang.moe import (
     expert_plan,
     fused_experts_workspace_bytes,
-    interleave_gate_up,
     native_status,
-    separate_gate_up,
 )
 from layered_sglang.moe.reference import fused_experts_fp32
 
@@ -42,8 +40,7 @@ OURS = "layered"
 
 
 class Weights(NamedTuple):
-    w13: torch.Tensor  # gate rows, then up rows
-    w13_interleaved: torch.Tensor
+    w13: torch.Tensor
     w2: torch.Tensor
 
 
@@ -90,9 +87,8 @@ def make_weights(args: argparse.Namespace, seed: int) -> Weights:
         return out.normal_(0, scale, generator=generator)
 
     experts, hidden, inter = args.experts, args.hidden, args.inter
-    interleaved = interleave_gate_up(normal(experts, 2 * inter, hidden, scale=2 * hidden**-0.5))
-    w2 = normal(experts, hidden, inter, scale=inter**-0.5)
-    return Weights(separate_gate_up(interleaved), interleaved, w2)
+    w13 = normal(experts, 2 * inter, hidden, scale=2 * hidden**-0.5)
+    return Weights(w13, normal(experts, hidden, inter, scale=inter**-0.5))
 
 
 def make_routing(args: argparse.Namespace, tokens: int, seed: int) -> Routing:
@@ -113,7 +109,7 @@ def layered_call(args: argparse.Namespace, tokens: int, path: str) -> Call:
 
     def call(x: torch.Tensor, weights: Weights, routing: Routing) -> torch.Tensor:
         torch.ops.layered_sglang.fused_experts_out(
-            x, weights.w13_interleaved, weights.w2, *routing, out, workspace, "silu", path
+            x, weights.w13, weights.w2, *routing, out, workspace, "silu", path
         )
         return out
 
@@ -167,7 +163,7 @@ def bench(args: argparse.Namespace, weights: list[Weights], tokens: int) -> list
         implementations["torch._grouped_mm"] = grouped_mm_call(args)
 
     copy, routing = weights[0], routings[0]
-    expected = fused_experts_fp32(x, copy.w13_interleaved, copy.w2, *routing)
+    expected = fused_experts_fp32(x, copy.w13, copy.w2, *routing)
     graphs = {}
     for name, call in implementations.items():
         check(name, call(x, copy, routing), expected)

@@ -89,7 +89,7 @@ Options parse(int argc, char** argv) {
       options.hidden = multiple_of(flag, parse_int(flag, args.value(), 8, 1 << 16),
                                    layered_sglang::kExpertHiddenMultiple);
     } else if (flag == "--inter") {
-      options.inter = multiple_of(flag, parse_int(flag, args.value(), 16, 1 << 16),
+      options.inter = multiple_of(flag, parse_int(flag, args.value(), 8, 1 << 16),
                                   layered_sglang::kExpertInterMultiple);
     } else if (flag == "--routing") {
       options.routing = parse_choice(flag, args.value(), {"uniform", "skewed", "one", "invalid"});
@@ -291,12 +291,13 @@ class Problem {
   }
 
   void combine(cudaStream_t stream) {
-    check_cuda(layered_sglang::combine_bf16_sm90(
-                   {rows_.as<Bf16>(), inverse_rows_.as<int32_t>(), topk_weights_.as<float>(),
-                    y_.as<Bf16>(), static_cast<int32_t>(options_.tokens),
-                    static_cast<int32_t>(options_.topk), static_cast<int32_t>(options_.hidden)},
-                   false, stream),
-               "combine_bf16_sm90");
+    check_cuda(
+        layered_sglang::combine_bf16_sm90(
+            {rows_.as<Bf16>(), inverse_rows_.as<int32_t>(), topk_weights_.as<float>(),
+             y_.as<Bf16>(), static_cast<int32_t>(options_.tokens),
+             static_cast<int32_t>(options_.topk), static_cast<int32_t>(options_.hidden), 1.0f},
+            false, stream),
+        "combine_bf16_sm90");
   }
 
   void layer(cudaStream_t stream) {
@@ -310,6 +311,7 @@ class Problem {
     args.y = y_.as<Bf16>();
     args.workspace = workspace_.as<void>();
     args.activation = Activation::kSwiglu;
+    args.routed_scaling_factor = 1.0f;
     args.tuning = options_.tuning;
     check_cuda(layered_sglang::fused_experts_sm90(args, path_of(options_.path), stream),
                "fused_experts_sm90");
@@ -414,10 +416,9 @@ class Problem {
       const std::vector<Bf16> neurons = to_host(intermediate_.as<Bf16>() + row * inter, inter);
       const auto neuron = static_cast<int64_t>(random_.bits() % inter);
       const Bf16* x = &host_x_[pair / options_.topk * hidden];
-      const Bf16* gate_row =
-          &host_w13_[(expert * 2 * inter + neuron / 16 * 32 + neuron % 16) * hidden];
+      const Bf16* gate_row = &host_w13_[(expert * 2 * inter + neuron) * hidden];
       const double gate = dot(gate_row, x, hidden);
-      const double up = dot(gate_row + 16 * hidden, x, hidden);
+      const double up = dot(gate_row + inter * hidden, x, hidden);
       gate_up.add(__bfloat162float(neurons[neuron]), gate / (1.0 + std::exp(-gate)) * up);
 
       const auto output = static_cast<int64_t>(random_.bits() % hidden);

@@ -77,32 +77,35 @@ __device__ __forceinline__ void tensor_load_2d(uint32_t target, const CUtensorMa
       : "memory");
 }
 
-__device__ __forceinline__ void tensor_load_3d(uint32_t target, const CUtensorMap* map,
-                                               uint32_t barrier, int x, int y, int z,
+__device__ __forceinline__ void tensor_load_4d(uint32_t target, const CUtensorMap* map,
+                                               uint32_t barrier, int x, int y, int z, int w,
                                                uint64_t cache_policy) {
   asm volatile(
-      "cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint"
-      " [%0], [%1, {%3, %4, %5}], [%2], %6;" ::"r"(target),
-      "l"(map), "r"(barrier), "r"(x), "r"(y), "r"(z), "l"(cache_policy)
+      "cp.async.bulk.tensor.4d.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint"
+      " [%0], [%1, {%3, %4, %5, %6}], [%2], %7;" ::"r"(target),
+      "l"(map), "r"(barrier), "r"(x), "r"(y), "r"(z), "r"(w), "l"(cache_policy)
       : "memory");
 }
 
 // The same to the same address in every block of the cluster that `mask` names; each block's own
 // barrier counts the bytes.
-__device__ __forceinline__ void tensor_load_3d_multicast(uint32_t target, const CUtensorMap* map,
+__device__ __forceinline__ void tensor_load_4d_multicast(uint32_t target, const CUtensorMap* map,
                                                          uint32_t barrier, int x, int y, int z,
-                                                         uint16_t mask, uint64_t cache_policy) {
+                                                         int w, uint16_t mask,
+                                                         uint64_t cache_policy) {
   asm volatile(
-      "cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes"
-      ".multicast::cluster.L2::cache_hint [%0], [%1, {%3, %4, %5}], [%2], %6, %7;" ::"r"(target),
-      "l"(map), "r"(barrier), "r"(x), "r"(y), "r"(z), "h"(mask), "l"(cache_policy)
+      "cp.async.bulk.tensor.4d.shared::cluster.global.mbarrier::complete_tx::bytes"
+      ".multicast::cluster.L2::cache_hint [%0], [%1, {%3, %4, %5, %6}], [%2], %7, %8;" ::"r"(
+          target),
+      "l"(map), "r"(barrier), "r"(x), "r"(y), "r"(z), "r"(w), "h"(mask), "l"(cache_policy)
       : "memory");
 }
 
 // Brings a box into the L2 without waiting for it and without shared memory.
-__device__ __forceinline__ void tensor_prefetch_3d(const CUtensorMap* map, int x, int y, int z) {
-  asm volatile("cp.async.bulk.prefetch.tensor.3d.L2.global [%0, {%1, %2, %3}];" ::"l"(map), "r"(x),
-               "r"(y), "r"(z)
+__device__ __forceinline__ void tensor_prefetch_4d(const CUtensorMap* map, int x, int y, int z,
+                                                   int w) {
+  asm volatile("cp.async.bulk.prefetch.tensor.4d.L2.global [%0, {%1, %2, %3, %4}];" ::"l"(map),
+               "r"(x), "r"(y), "r"(z), "r"(w)
                : "memory");
 }
 

@@ -19,7 +19,7 @@ EncodeTiled find_encode_tiled() {
 cudaError_t make_tensor_map(const TensorMapShape& shape, CUtensorMap* map) {
   static const EncodeTiled encode = find_encode_tiled();
   if (encode == nullptr) return cudaErrorNotSupported;
-  const uint32_t element_strides[3] = {1, 1, 1};
+  const uint32_t element_strides[4] = {1, 1, 1, 1};
   const CUresult result =
       encode(map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, static_cast<uint32_t>(shape.rank),
              const_cast<void*>(shape.data), shape.sizes, shape.strides, shape.box, element_strides,

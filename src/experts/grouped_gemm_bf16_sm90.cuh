@@ -156,30 +156,36 @@ struct SharedLayout {
   __device__ __forceinline__ uint32_t empty_barrier(int stage) const { return empty + 8 * stage; }
 };
 
-template <int kCluster>
+// Half a tile of weights is one box, 128 rows: of w2 adjacent ones, of w13 the gate rows of 64
+// neurons and then their up rows, which lie `inter` rows apart. Rows of its first coordinate.
+template <bool kGateUp>
+__device__ __forceinline__ int box_row(int weight_tile, int half) {
+  return (2 * weight_tile + half) * (kGateUp ? kTileWeightRows / 4 : kTileWeightRows / 2);
+}
+
+template <bool kGateUp, int kCluster>
 __device__ __forceinline__ void load_weights(const CUtensorMap* map, const SharedLayout& shared,
                                              const Task& task, int stage, int k_block, int rank,
                                              uint64_t policy) {
   const int column = k_block * kStageDepth;
-  const int row = task.weight_tile * kTileWeightRows;
   const uint32_t barrier = shared.full_barrier(stage);
   if constexpr (kCluster == 1) {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      ptx::tensor_load_3d(shared.weights(stage) + half * kHalfWeightBytes, map, barrier, column,
-                          row + half * kTileWeightRows / 2, task.expert, policy);
+      ptx::tensor_load_4d(shared.weights(stage) + half * kHalfWeightBytes, map, barrier, column,
+                          box_row<kGateUp>(task.weight_tile, half), 0, task.expert, policy);
     }
   } else {
     // Each block loads its half for both.
-    ptx::tensor_load_3d_multicast(shared.weights(stage) + rank * kHalfWeightBytes, map, barrier,
-                                  column, row + rank * kTileWeightRows / 2, task.expert, 0b11,
-                                  policy);
+    ptx::tensor_load_4d_multicast(shared.weights(stage) + rank * kHalfWeightBytes, map, barrier,
+                                  column, box_row<kGateUp>(task.weight_tile, rank), 0, task.expert,
+                                  0b11, policy);
   }
 }
 
 // Brings the block's own part of the weights into the L2, tuning.prefetch_stages before the stage
 // of `k_block`, which may be one of the next task.
-template <int kCluster>
+template <bool kGateUp, int kCluster>
 __device__ __forceinline__ void prefetch_weights(const CUtensorMap* map, const KernelArgs& args,
                                                  const Task& current, const Task& next,
                                                  bool has_next, int k_block, int k_blocks,
@@ -190,11 +196,12 @@ __device__ __forceinline__ void prefetch_weights(const CUtensorMap* map, const K
   if (beyond) ahead -= k_blocks;
   if ((beyond && !has_next) || ahead >= k_blocks) return;
   const int expert = beyond ? next.expert : current.expert;
-  const int row = (beyond ? next.weight_tile : current.weight_tile) * kTileWeightRows;
+  const int weight_tile = beyond ? next.weight_tile : current.weight_tile;
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
     if (kCluster == 1 || half == rank) {
-      ptx::tensor_prefetch_3d(map, ahead * kStageDepth, row + half * kTileWeightRows / 2, expert);
+      ptx::tensor_prefetch_4d(map, ahead * kStageDepth, box_row<kGateUp>(weight_tile, half), 0,
+                              expert);
     }
   }
 }
@@ -237,7 +244,8 @@ __device__ __forceinline__ void run_copy_warp(const CUtensorMap* weight_map,
         if (issues) {
           for (int i = 0; i < early; ++i) {
             ptx::barrier_arrive_expect_bytes(shared.full_barrier(i), bytes);
-            load_weights<kCluster>(weight_map, shared, task, i, i, range.rank, args.weight_policy);
+            load_weights<false, kCluster>(weight_map, shared, task, i, i, range.rank,
+                                          args.weight_policy);
           }
         }
         token_debt = early;
@@ -247,12 +255,12 @@ __device__ __forceinline__ void run_copy_warp(const CUtensorMap* weight_map,
         if (token_debt == 0) {
           ptx::barrier_wait(shared.empty_barrier(position.stage), position.round ^ 1);
           ptx::barrier_arrive_expect_bytes(shared.full_barrier(position.stage), bytes);
-          load_weights<kCluster>(weight_map, shared, task, position.stage, k_block, range.rank,
-                                 args.weight_policy);
+          load_weights<false, kCluster>(weight_map, shared, task, position.stage, k_block,
+                                        range.rank, args.weight_policy);
         }
         load_tokens(token_map, shared, task, position.stage, k_block);
-        prefetch_weights<kCluster>(weight_map, args, task, next, has_next, k_block, k_blocks,
-                                   range.rank);
+        prefetch_weights<false, kCluster>(weight_map, args, task, next, has_next, k_block, k_blocks,
+                                          range.rank);
       }
       token_debt = max(token_debt - 1, 0);
       position.advance();
@@ -312,10 +320,10 @@ __device__ __forceinline__ void run_gather_warps(const CUtensorMap* weight_map,
       const uint32_t full = shared.full_barrier(position.stage);
       if (threadIdx.x == 0) {
         ptx::barrier_arrive_expect_bytes(full, kWeightBytes);
-        load_weights<kCluster>(weight_map, shared, current, position.stage, k_block, range.rank,
-                               args.weight_policy);
-        prefetch_weights<kCluster>(weight_map, args, current, task, has_next, k_block, k_blocks,
-                                   range.rank);
+        load_weights<true, kCluster>(weight_map, shared, current, position.stage, k_block,
+                                     range.rank, args.weight_policy);
+        prefetch_weights<true, kCluster>(weight_map, args, current, task, has_next, k_block,
+                                         k_blocks, range.rank);
       }
       const uint32_t target = shared.tokens(position.stage) + place;
       const auto* x = reinterpret_cast<const uint4*>(args.x + k_block * kStageDepth);
@@ -341,8 +349,9 @@ __device__ __forceinline__ void run_gather_warps(const CUtensorMap* weight_map,
   }
 }
 
-// Stores a task's result. The even 8-row groups of a warpgroup's 128 weight rows are in sums[0],
-// the odd ones in sums[1], so a warp holds 32 adjacent rows and stores whole sectors. An 8x8 block
+// Stores a task's result. Of a warpgroup's 128 weight rows, sums[0] has the gate rows and sums[1]
+// the up rows of the same 64 neurons; in the down GEMM, sums[0] has the even 8-row groups and
+// sums[1] the odd ones, so a warp holds 32 adjacent rows. So it stores whole sectors. An 8x8 block
 // is turned by stmatrix, so that a lane gets 8 adjacent outputs of one row.
 template <bool kGateUp, int kColumns>
 __device__ __forceinline__ void store_tile(const KernelArgs& args, const Task& task,
@@ -374,9 +383,10 @@ __device__ __forceinline__ void store_tile(const KernelArgs& args, const Task& t
           if (column_block * 8 >= kColumns) continue;
 #pragma unroll
           for (int b = 0; b < 2; ++b) {
-            const float* d = &sums[b][4 * column_block];
-            packed[half][b] =
-                ptx::pack_bf16(activate(d[0], d[2], activation), activate(d[1], d[3], activation));
+            const float* gate = &sums[0][4 * column_block + 2 * b];
+            const float* up = &sums[1][4 * column_block + 2 * b];
+            packed[half][b] = ptx::pack_bf16(activate(gate[0], up[0], activation),
+                                             activate(gate[1], up[1], activation));
           }
         }
         if (first + 16 * j < kColumns) {
@@ -477,8 +487,12 @@ __device__ __forceinline__ void compute_task(const KernelArgs& args, const Share
       const uint64_t b = ptx::operand_descriptor<1024>(tokens + k * 2);
 #pragma unroll
       for (int parity = 0; parity < 2; ++parity) {
-        wgmma_bf16<kColumns>(sums[parity],
-                             ptx::operand_descriptor<2048>(weights + parity * 64 + k * 2), b);
+        // See store_tile: which of the 128 rows are whose.
+        constexpr int kGroupStride = kGateUp ? 1024 : 2048;
+        constexpr int kSecond = kGateUp ? kHalfWeightBytes / 2 / 16 : 1024 / 16;
+        wgmma_bf16<kColumns>(
+            sums[parity], ptx::operand_descriptor<kGroupStride>(weights + parity * kSecond + k * 2),
+            b);
       }
     }
     ptx::wgmma_commit();
