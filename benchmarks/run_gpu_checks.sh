@@ -1,25 +1,39 @@
 #!/usr/bin/env bash
-# Everything that needs a Hopper GPU, in one call: builds the operators, runs the GPU tests, the
-# sanitizer and the benchmarks, and writes the logs to ${OUT:-.}. No network, no SGLang needed.
+# What needs a Hopper GPU, step by step; each under its own time limit, so that one that hangs or
+# fails leaves the others their turn. Logs go to ${OUT:-.}; summary.txt lists the outcomes.
 #
-#   benchmarks/run_gpu_checks.sh               builds in build/gpu (cmake, ninja, nvcc)
-#   benchmarks/run_gpu_checks.sh PREBUILT      takes PREBUILT/liblayered_sglang_ops.so,
-#                                              PREBUILT/bench_expert_plan and
-#                                              PREBUILT/bench_grouped_gemm instead
+#   benchmarks/run_gpu_checks.sh                  all steps but serve; builds in build/gpu first
+#   benchmarks/run_gpu_checks.sh STEP ...         these steps, in this order:
+#     tests       pytest -m gpu of the operators
+#     sanitizer   compute-sanitizer's four tools over small sizes of every path
+#     sweep       bench_grouped_gemm: the expert kernels one by one, every variant of the GEMMs
+#     bench       bench_fused_moe.py: whole layers against SGLang's Triton and torch._grouped_mm
+#     plan        bench_expert_plan.py and its microbenchmark
+#     ncu         tensor pipe, shared memory, L2 and stalls of the two GEMMs at 4096 tokens
+#     serve       a server with --moe-kernels sglang, then layered (needs SGLang; 8 minutes)
 #
-# The exit status is 0 only when every step succeeded; summary.txt lists them.
+# PREBUILT=DIR takes DIR/liblayered_sglang_ops.so, DIR/bench_expert_plan and DIR/bench_grouped_gemm
+# instead of building. SECONDS_LEFT=N keeps all steps together within N seconds. PYTHON: the
+# interpreter. No network; SGLang only for serve, and for bench to compare with it.
+# The exit status is 0 only when every step succeeded.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 out=$(realpath "${OUT:-.}")
 python=${PYTHON:-python3}
+end=$((SECONDS + ${SECONDS_LEFT:-86400}))
 failed=0
-: >"$out/summary.txt"
 
-step() { # NAME LOG COMMAND...: runs it, appends to LOG, notes the outcome
-  local name=$1 log=$out/$2 start=$SECONDS status
-  shift 2
+step() { # NAME LOG LIMIT COMMAND...: runs it for at most LIMIT seconds, appends to LOG
+  local name=$1 log=$out/$2 limit=$3 start=$SECONDS status
+  shift 3
+  [ $((end - SECONDS)) -lt "$limit" ] && limit=$((end - SECONDS))
+  if [ "$limit" -le 5 ]; then
+    echo "skipped  $name (no time left)" | tee -a "$out/summary.txt"
+    failed=1
+    return 1
+  fi
   printf '$ %s\n' "$*" >>"$log"
-  "$@" >>"$log" 2>&1
+  timeout --signal=INT --kill-after=10 "$limit" "$@" >>"$log" 2>&1
   status=$?
   if [ $status -ne 0 ]; then
     failed=1
@@ -37,91 +51,145 @@ build() {
     cmake --build build/gpu
 }
 
+clocks() {
+  nvidia-smi --format=csv,noheader \
+    --query-gpu=name,driver_version,clocks.sm,clocks.mem,power.draw,temperature.gpu \
+    >>"$out/summary.txt"
+}
+
+run_tests() {
+  step "GPU tests" tests.log 400 "$python" -m pytest -m gpu -q -p no:cacheprovider \
+    tests/moe/test_expert_plan_gpu.py tests/moe/test_fused_experts_gpu.py
+  tail -n 3 "$out/tests.log"
+}
+
+run_sanitizer() {
+  # Tails of tiles and of K, an expert without rows, ids without an expert, several tiles.
+  local gemm_cases=(
+    "--tokens 40 --experts 8 --topk 2 --hidden 264 --inter 136"
+    "--tokens 300 --experts 3 --topk 2 --hidden 256 --inter 128 --routing skewed"
+    "--tokens 90 --experts 8 --topk 4 --hidden 256 --inter 128 --routing invalid"
+  )
+  local plan_cases=(
+    "--tokens 1 --align 1"
+    "--tokens 500 --routing invalid"
+    "--tokens 700 --path multi --routing skewed"
+    "--tokens 20000 --routing one --align 256"
+  )
+  local tool case poison
+  for tool in memcheck racecheck synccheck initcheck; do
+    for case in "${gemm_cases[@]}"; do
+      # shellcheck disable=SC2086  # the case is several words
+      step "$tool experts $case" sanitizer.log 90 compute-sanitizer --tool $tool \
+        --error-exitcode 1 "$bench_gemm" --check-only --every-path --copies 1 $case
+    done
+    poison=$([ $tool = initcheck ] && echo --no-poison)
+    for case in "${plan_cases[@]}"; do
+      # shellcheck disable=SC2086
+      step "$tool plan $case" sanitizer.log 60 compute-sanitizer --tool $tool \
+        --error-exitcode 1 "$bench_plan" --check-only $poison $case
+    done
+  done
+  grep -E "^=+ .*(SUMMARY|Error:|not supported)" "$out/sanitizer.log" | sort | uniq -c
+}
+
+run_sweep() {
+  local tokens
+  step "bad size ends with status 2" sweep.log 30 expect_status 2 "$bench_gemm" --inter 44
+  for tokens in 4096 1024 16384 512 2048 8192; do
+    step "sweep $tokens" sweep.log 60 "$bench_gemm" --tokens $tokens --sweep --repeats 15
+  done
+  grep -E "^(sweep|best)" "$out/sweep.log"
+}
+
+run_bench() {
+  local paths=${PATHS:-auto}
+  # shellcheck disable=SC2086  # several paths
+  step "layer benchmark" bench.log "${BENCH_SECONDS:-330}" "$python" \
+    benchmarks/kernel/bench_fused_moe.py --suite --seconds $((${BENCH_SECONDS:-330} - 40)) \
+    --paths $paths --csv "$out/bench.csv"
+  cat "$out/bench.log"
+}
+
+run_plan() {
+  local tokens path
+  step "bad argument ends with status 2" plan.log 30 expect_status 2 "$bench_plan" --tokens -1
+  for tokens in 1 16 64 128 256 512; do
+    for path in single multi; do # where does the second path begin to pay?
+      step "plan $tokens $path" plan.log 30 "$bench_plan" --tokens $tokens --path $path
+    done
+  done
+  for tokens in 1024 4096 16384; do
+    step "plan $tokens" plan.log 30 "$bench_plan" --tokens $tokens
+  done
+  step "plan table" plan.log 120 "$python" benchmarks/kernel/bench_expert_plan.py
+  grep median "$out/plan.log"
+}
+
+run_ncu() {
+  local metrics=sm__inst_executed_pipe_tensor_op_hmma.avg.pct_of_peak_sustained_active
+  metrics+=,sm__pipe_tensor_cycles_active.avg.pct_of_peak_sustained_active
+  metrics+=,sm__pipe_tensor_op_hmma_cycles_active.avg.pct_of_peak_sustained_active
+  metrics+=,l1tex__data_pipe_lsu_wavefronts_mem_shared.avg.pct_of_peak_sustained_elapsed
+  metrics+=,l1tex__data_bank_reads.avg.pct_of_peak_sustained_elapsed
+  metrics+=,l1tex__data_bank_writes.avg.pct_of_peak_sustained_elapsed
+  metrics+=,lts__t_bytes.sum.per_second,lts__t_sectors_op_read_hit_rate.pct
+  metrics+=,lts__t_bytes.avg.pct_of_peak_sustained_elapsed
+  metrics+=,dram__bytes.sum.per_second,gpu__time_duration.sum,sm__cycles_elapsed.avg.per_second
+  local path
+  for path in ${NCU_PATHS:-gemm}; do
+    step "ncu $path" ncu.log 150 ncu --clock-control none --target-processes all \
+      --kernel-name regex:grouped_gemm --launch-skip 2 --launch-count 2 \
+      --section WarpStateStats --section SpeedOfLight --section MemoryWorkloadAnalysis \
+      --metrics $metrics "$bench_gemm" --tokens 4096 --path "$path" --check-only --copies 1
+  done
+  grep -vE "^ *(---|OPT|INF|WRN)|^==PROF==" "$out/ncu.log" | head -n 150
+}
+
+run_serve() {
+  step "servers" serve.log "${SERVE_SECONDS:-570}" "$python" \
+    benchmarks/serving/moe_kernels_in_server.py --log /tmp --report "$out/serve.json"
+  tail -n 40 "$out/serve.log"
+}
+
 expect_status() { # STATUS COMMAND...
   local expected=$1
   shift
   "$@"
   [ $? -eq "$expected" ]
 }
+export -f expect_status build
 
 # Without it the GPU tests would be skipped, and a skip must not pass for a success here.
-step "GPU of compute capability 9.0" gpu.txt "$python" -c \
+step "GPU of compute capability 9.0" summary.txt 60 "$python" -c \
   'import torch; assert torch.cuda.get_device_capability() == (9, 0), "another GPU"' || exit 1
-step "clocks" gpu.txt nvidia-smi --query-gpu=name,driver_version,clocks.sm,clocks.mem --format=csv
+clocks
 
-if [ $# -ge 1 ]; then
-  LAYERED_SGLANG_LIBRARY=$(realpath "$1")/liblayered_sglang_ops.so
-  bench=$(realpath "$1")/bench_expert_plan
-  bench_gemm=$(realpath "$1")/bench_grouped_gemm
+if [ -n "${PREBUILT:-}" ]; then
+  bin=$(realpath "$PREBUILT")
+  LAYERED_SGLANG_LIBRARY=$bin/liblayered_sglang_ops.so
+  bench_plan=$bin/bench_expert_plan
+  bench_gemm=$bin/bench_grouped_gemm
 else
-  step build build.log build || exit 1
+  export python
+  step build build.log 600 bash -c build || exit 1
   LAYERED_SGLANG_LIBRARY=$PWD/build/gpu/liblayered_sglang_ops.so
-  bench=$PWD/build/gpu/benchmarks/microbench/bench_expert_plan
+  bench_plan=$PWD/build/gpu/benchmarks/microbench/bench_expert_plan
   bench_gemm=$PWD/build/gpu/benchmarks/microbench/bench_grouped_gemm
 fi
 export LAYERED_SGLANG_LIBRARY PYTHONPATH=python${PYTHONPATH:+:$PYTHONPATH}
 
-step "GPU tests" pytest.log "$python" -m pytest -m gpu tests/moe -q -p no:cacheprovider
-step "bad argument ends with status 2" microbench.log expect_status 2 "$bench" --tokens -1
-step "bad size ends with status 2" microbench.log expect_status 2 "$bench_gemm" --inter 44
-
-# Timings first: they want the GPU for themselves, the sanitizers do not.
-for tokens in 1 16 64 128 256 512; do
-  for path in single multi; do # where does the second path begin to pay?
-    step "microbench $tokens $path" microbench.log "$bench" --tokens $tokens --path $path
-  done
+steps=("$@")
+[ ${#steps[@]} -eq 0 ] && steps=(tests sanitizer sweep bench plan ncu)
+for name in "${steps[@]}"; do
+  if ! declare -F "run_$name" >/dev/null; then
+    echo "run_gpu_checks.sh: unknown step $name; the steps are listed at its top" >&2
+    exit 2
+  fi
 done
-for tokens in 1024 2048 4096 8192 16384; do
-  step "microbench $tokens" microbench.log "$bench" --tokens $tokens
-done
-step "microbench 16384, 512 experts" microbench.log "$bench" --tokens 16384 --experts 512
-step "microbench 16384, skewed" microbench.log "$bench" --tokens 16384 --routing skewed
-for tokens in 1 16 64 512 2048 4096 8192 16384; do
-  step "expert kernels $tokens" microbench.log "$bench_gemm" --tokens $tokens
-done
-step "expert kernels 4096, pairs" microbench.log "$bench_gemm" --tokens 4096 --path gemm_pairs
-grep median "$out/microbench.log"
-
-step "layer benchmark" bench_fused_moe.log \
-  "$python" benchmarks/kernel/bench_fused_moe.py --csv "$out/bench_fused_moe.csv"
-cat "$out/bench_fused_moe.log"
-step "benchmark table" bench_expert_plan.log \
-  "$python" benchmarks/kernel/bench_expert_plan.py --csv "$out/bench_expert_plan.csv"
-cat "$out/bench_expert_plan.log"
-# Small sizes of both paths; each also compares the result with the host's.
-cases=(
-  "--tokens 0"
-  "--tokens 1 --align 1"
-  "--tokens 64 --experts 512"
-  "--tokens 500 --routing invalid"
-  "--tokens 0 --path multi"
-  "--tokens 3 --path multi"
-  "--tokens 700 --path multi --routing skewed"
-  "--tokens 1500 --experts 500 --routing invalid"
-  "--tokens 20000 --routing one --align 256"
-)
-for tool in memcheck racecheck synccheck initcheck; do
-  poison=$([ $tool = initcheck ] && echo --no-poison)
-  for case in "${cases[@]}"; do
-    # shellcheck disable=SC2086  # the case is several words
-    step "$tool $case" sanitizer.log \
-      compute-sanitizer --tool $tool --error-exitcode 1 "$bench" --check-only $poison $case
-  done
-done
-# The expert kernels, small: tails of tiles and of K, an expert without rows, ids without an expert.
-gemm_cases=(
-  "--tokens 40 --experts 8 --topk 2 --hidden 264 --inter 144"
-  "--tokens 300 --experts 3 --topk 2 --hidden 256 --inter 128 --routing skewed"
-  "--tokens 90 --experts 8 --topk 4 --hidden 256 --inter 128 --routing invalid"
-)
-for tool in memcheck racecheck synccheck initcheck; do
-  for path in gemv gemm gemm_pairs; do
-    for case in "${gemm_cases[@]}"; do
-      # shellcheck disable=SC2086  # the case is several words
-      step "$tool $path $case" sanitizer.log \
-        compute-sanitizer --tool $tool --error-exitcode 1 "$bench_gemm" --check-only --copies 1 \
-        --path $path $case
-    done
-  done
+for name in "${steps[@]}"; do
+  echo "=== $name" | tee -a "$out/summary.txt"
+  "run_$name"
+  clocks
 done
 exit $failed

@@ -28,9 +28,10 @@ def test_layered_kernels_beneath_sglangs_schedule(make_model, tmp_path):
             answers[kernels] = asyncio.run(generate_all(server, requests(), at_once=1))
             says = "experts: layered_sglang's fused experts" in server.log.read_text()
             assert says == (kernels == "layered")
+    # Both compute in bfloat16 and round at other places: a logit of 8 has steps of 0.06.
     pairs = zip(answers["layered"], answers["sglang"], strict=True)
     for i, ((got,), (want,)) in enumerate(pairs):
-        assert (problem := difference(got, want, tolerance=0.05)) is None, f"{i}: {problem}"
+        assert (problem := difference(got, want, tolerance=0.15)) is None, f"{i}: {problem}"
 
 
 @pytest.mark.timeout(300)
