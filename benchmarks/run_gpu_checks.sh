@@ -2,18 +2,19 @@
 # What needs a Hopper GPU, step by step; each under its own time limit, so that one that hangs or
 # fails leaves the others their turn. Logs go to ${OUT:-.}; summary.txt lists the outcomes.
 #
-#   benchmarks/run_gpu_checks.sh                  all steps but serve; builds in build/gpu first
+#   benchmarks/run_gpu_checks.sh                  all steps but serve; builds first
 #   benchmarks/run_gpu_checks.sh STEP ...         these steps, in this order:
 #     tests       pytest -m gpu of the operators
 #     sanitizer   compute-sanitizer's four tools over small sizes of every path
-#     sweep       bench_grouped_gemm: the expert kernels one by one, every variant of the GEMMs
+#     variants    the GPU tests of the experts on each of PREBUILT/variants
+#     sweep       bench_grouped_gemm with several tunings, of the default build and of each variant
 #     bench       bench_fused_moe.py: whole layers against SGLang's Triton and torch._grouped_mm
 #     plan        bench_expert_plan.py and its microbenchmark
 #     ncu         tensor pipe, shared memory, L2 and stalls of the two GEMMs at 4096 tokens
 #     serve       a server with --moe-kernels sglang, then layered (needs SGLang; 8 minutes)
 #
-# PREBUILT=DIR takes DIR/liblayered_sglang_ops.so, DIR/bench_expert_plan and DIR/bench_grouped_gemm
-# instead of building. SECONDS_LEFT=N keeps all steps together within N seconds. PYTHON: the
+# PREBUILT=DIR takes what build_gpu_checks.sh made instead of building; a variant's folder does, too.
+# SECONDS_LEFT=N keeps all steps together within N seconds. PYTHON: the
 # interpreter. No network; SGLang only for serve, and for bench to compare with it.
 # The exit status is 0 only when every step succeeded.
 set -uo pipefail
@@ -43,12 +44,6 @@ step() { # NAME LOG LIMIT COMMAND...: runs it for at most LIMIT seconds, appends
   printf '%s  %s (status %d, %d s)\n' "$([ $status -eq 0 ] && echo ok || echo FAILED)" \
     "$name" $status $((SECONDS - start)) | tee -a "$out/summary.txt"
   return $status
-}
-
-build() {
-  cmake -G Ninja -B build/gpu -DLAYERED_SGLANG_CUDA=ON -DLAYERED_SGLANG_BENCHMARKS=ON \
-    -DLAYERED_SGLANG_HOST_MODULE=OFF -DPython_EXECUTABLE="$(command -v "$python")" &&
-    cmake --build build/gpu
 }
 
 clocks() {
@@ -93,13 +88,27 @@ run_sanitizer() {
   grep -E "^=+ .*(SUMMARY|Error:|not supported)" "$out/sanitizer.log" | sort | uniq -c
 }
 
-run_sweep() {
-  local tokens
-  step "bad size ends with status 2" sweep.log 30 expect_status 2 "$bench_gemm" --inter 44
-  for tokens in 4096 1024 16384 512 2048 8192; do
-    step "sweep $tokens" sweep.log 60 "$bench_gemm" --tokens $tokens --sweep --repeats 15
+run_variants() {
+  local variant
+  for variant in "$bin"/variants/*/; do
+    step "variant $(basename "$variant")" variants.log 200 \
+      env LAYERED_SGLANG_LIBRARY="$variant/liblayered_sglang_ops.so" "$python" -m pytest -m gpu -q \
+      -p no:cacheprovider tests/moe/test_fused_experts_gpu.py
   done
-  grep -E "^(sweep|best)" "$out/sweep.log"
+  grep -E "passed|failed" "$out/variants.log"
+}
+
+run_sweep() {
+  local tokens folder
+  step "bad size ends with status 2" sweep.log 30 bash -c "$expect_status_2" _ "$bench_gemm" --inter 44
+  for tokens in 4096 1024 16384 512 2048 8192; do
+    for folder in "$bin" "$bin"/variants/*/; do
+      [ -x "$folder/bench_grouped_gemm" ] || continue
+      step "sweep $tokens $(basename "$folder")" sweep.log 60 "$folder/bench_grouped_gemm" \
+        --tokens $tokens --sweep --repeats 10
+    done
+  done
+  grep -E "^(\\$|best)" "$out/sweep.log" | sed -E 's|^.*/([^/]+)/bench_grouped_gemm|\1|'
 }
 
 run_bench() {
@@ -113,7 +122,7 @@ run_bench() {
 
 run_plan() {
   local tokens path
-  step "bad argument ends with status 2" plan.log 30 expect_status 2 "$bench_plan" --tokens -1
+  step "bad argument ends with status 2" plan.log 30 bash -c "$expect_status_2" _ "$bench_plan" --tokens -1
   for tokens in 1 16 64 128 256 512; do
     for path in single multi; do # where does the second path begin to pay?
       step "plan $tokens $path" plan.log 30 "$bench_plan" --tokens $tokens --path $path
@@ -152,13 +161,8 @@ run_serve() {
   tail -n 40 "$out/serve.log"
 }
 
-expect_status() { # STATUS COMMAND...
-  local expected=$1
-  shift
-  "$@"
-  [ $? -eq "$expected" ]
-}
-export -f expect_status build
+# shellcheck disable=SC2016
+expect_status_2='"$@"; [ $? -eq 2 ]'
 
 # Without it the GPU tests would be skipped, and a skip must not pass for a success here.
 step "GPU of compute capability 9.0" summary.txt 60 "$python" -c \
@@ -167,16 +171,13 @@ clocks
 
 if [ -n "${PREBUILT:-}" ]; then
   bin=$(realpath "$PREBUILT")
-  LAYERED_SGLANG_LIBRARY=$bin/liblayered_sglang_ops.so
-  bench_plan=$bin/bench_expert_plan
-  bench_gemm=$bin/bench_grouped_gemm
 else
-  export python
-  step build build.log 600 bash -c build || exit 1
-  LAYERED_SGLANG_LIBRARY=$PWD/build/gpu/liblayered_sglang_ops.so
-  bench_plan=$PWD/build/gpu/benchmarks/microbench/bench_expert_plan
-  bench_gemm=$PWD/build/gpu/benchmarks/microbench/bench_grouped_gemm
+  step build build.log 900 env PYTHON="$python" benchmarks/build_gpu_checks.sh || exit 1
+  bin=$PWD/build/gpu-checks
 fi
+LAYERED_SGLANG_LIBRARY=$bin/liblayered_sglang_ops.so
+bench_plan=$bin/bench_expert_plan
+bench_gemm=$bin/bench_grouped_gemm
 export LAYERED_SGLANG_LIBRARY PYTHONPATH=python${PYTHONPATH:+:$PYTHONPATH}
 
 steps=("$@")

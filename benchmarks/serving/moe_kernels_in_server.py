@@ -56,6 +56,7 @@ def parse_arguments() -> argparse.Namespace:
     add("--prefills", type=int, default=8)
     add("--decode-batches", type=int, nargs="+", default=[1, 8, 32])
     add("--decode-tokens", type=int, default=200)
+    add("--vocabulary", type=int, default=100_000, help="prompts are of ids below that")
     add("--start-seconds", type=int, default=280)
     add("--log", type=Path, default=Path(), help="folder of the servers' logs")
     add("--report", type=Path)
@@ -78,20 +79,23 @@ def plugin_folder() -> Path:
     return folder
 
 
-def prompt(length: int, seed: int) -> tuple[int, ...]:
+def prompt(length: int, seed: int, vocabulary: int) -> tuple[int, ...]:
     rng = random.Random(seed)
-    return tuple(rng.randrange(100_000) for _ in range(length))
+    return tuple(rng.randrange(vocabulary) for _ in range(length))
 
 
 def compared_requests(args: argparse.Namespace) -> list[Request]:
-    return [Request(prompt(n, n), 8, (("ignore_eos", True),), False, 0) for n in args.compared]
+    forever = (("ignore_eos", True),)
+    return [
+        Request(prompt(n, n, args.vocabulary), 8, forever, logprob_start=0) for n in args.compared
+    ]
 
 
 async def measure_prefill(session: aiohttp.ClientSession, server: Server, args: Any) -> dict:
     """Prompts one after the other, each answered with one token."""
     seconds = []
     for i in range(args.prefills + 2):
-        body = Request(prompt(args.prefill_tokens, 1000 + i), 1).body(None)
+        body = Request(prompt(args.prefill_tokens, 1000 + i, args.vocabulary), 1).body(None)
         start = time.perf_counter()
         async with session.post(server.url + "/generate", json=body) as response:
             response.raise_for_status()
@@ -108,10 +112,10 @@ async def measure_prefill(session: aiohttp.ClientSession, server: Server, args: 
 
 
 async def stream_itl(
-    session: aiohttp.ClientSession, server: Server, tokens: int, seed: int
+    session: aiohttp.ClientSession, server: Server, prompt_ids: tuple[int, ...], tokens: int
 ) -> float:
     """Seconds from token to token of one stream, over its second half: all streams decode then."""
-    request = Request(prompt(64, seed), tokens, (("ignore_eos", True),), True)
+    request = Request(prompt_ids, tokens, (("ignore_eos", True),), True)
     times: list[tuple[float, int]] = []
     async with session.post(server.url + "/generate", json=request.body(None)) as response:
         response.raise_for_status()
@@ -129,8 +133,8 @@ async def measure_decode(session: aiohttp.ClientSession, server: Server, args: A
         medians = []
         for repeat in range(3):
             streams = [
-                stream_itl(session, server, args.decode_tokens, 10_000 * repeat + i)
-                for i in range(batch)
+                stream_itl(session, server, prompt(64, seed, args.vocabulary), args.decode_tokens)
+                for seed in range(10_000 * repeat, 10_000 * repeat + batch)
             ]
             medians.append(statistics.median(await asyncio.gather(*streams)) * 1e3)
         result[batch] = {"itl_ms": statistics.median(medians), "runs_ms": medians}

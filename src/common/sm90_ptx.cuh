@@ -146,16 +146,16 @@ __device__ __forceinline__ void wgmma_wait() {
   asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(kPending) : "memory");
 }
 
-// Describes an operand with K contiguous in rows of 128 bytes under the 128-byte swizzle; 8-row
-// groups start every kGroupStride bytes. `address` is in units of 16 bytes (shared_address / 16)
-// and belongs to a multiple of 1024 bytes, plus 32 for each step of 16 along K.
-template <int kGroupStride>
+// Describes an operand with K contiguous in rows of 128 or 64 bytes under the swizzle of that size;
+// 8-row groups start every kGroupStride bytes. `address` is in units of 16 bytes (shared_address /
+// 16) and belongs to a multiple of 8 rows' bytes, plus 32 for each step of 16 along K.
+template <int kRowBytes, int kGroupStride>
 __device__ __forceinline__ uint64_t operand_descriptor(uint32_t address) {
-  constexpr uint32_t swizzle_128_bytes = 1u << 30;
+  constexpr uint32_t swizzle = kRowBytes == 128 ? 1u << 30 : 2u << 30;
   uint64_t descriptor;
   asm("mov.b64 %0, {%1, %2};"
       : "=l"(descriptor)
-      : "r"(address | (1u << 16)), "r"(swizzle_128_bytes | (kGroupStride >> 4)));
+      : "r"(address | (1u << 16)), "r"(swizzle | (kGroupStride >> 4)));
   return descriptor;
 }
 

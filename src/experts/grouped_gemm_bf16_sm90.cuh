@@ -9,7 +9,8 @@
 //            too (the down GEMM, whose rows are in order: warp 0 alone), or gathered row by row
 //            with cp.async (the gate/up GEMM: all four);
 //   4 ... 11 two warpgroups, 128 weight rows each: wgmma, then the epilogue from registers.
-// A stage is 64 of K. Every role walks the same tasks on its own, so none is handed over.
+// A stage is 64 of K (or 32: LAYERED_SGLANG_STAGE_DEPTH). Every role walks the same tasks on its
+// own, so none is handed over.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -29,9 +30,18 @@ inline constexpr int kConsumerWarps = 8;
 inline constexpr int kProducerRegisters = 72;
 inline constexpr int kConsumerRegisters = 216;
 
-inline constexpr int kStages = 4;
-inline constexpr int kStageDepth = 64;  // of K: 128 bytes, one row of the swizzle
-inline constexpr int kRowBytes = kStageDepth * 2;
+#ifndef LAYERED_SGLANG_STAGE_DEPTH
+#define LAYERED_SGLANG_STAGE_DEPTH 64
+#endif
+#ifndef LAYERED_SGLANG_STAGES
+#define LAYERED_SGLANG_STAGES (256 / LAYERED_SGLANG_STAGE_DEPTH)
+#endif
+inline constexpr int kStages = LAYERED_SGLANG_STAGES;
+inline constexpr int kStageDepth = LAYERED_SGLANG_STAGE_DEPTH;  // of K
+inline constexpr int kRowBytes = kStageDepth * 2;               // one row of the swizzle
+inline constexpr int kRowChunks = kRowBytes / 16;
+inline constexpr int kGroupBytes = 8 * kRowBytes;  // 8 rows, as wgmma's descriptors count
+static_assert(kRowBytes == 128 || kRowBytes == 64, "the copy engine's and wgmma's swizzles");
 inline constexpr int kHalfWeightBytes = kTileWeightRows / 2 * kRowBytes;
 inline constexpr int kWeightBytes = 2 * kHalfWeightBytes;
 inline constexpr int kTokenBytes = kMaxTileTokens * kRowBytes;
@@ -270,21 +280,27 @@ __device__ __forceinline__ void run_copy_warp(const CUtensorMap* weight_map,
   ptx::wait_for_previous_kernels();
 }
 
-// The gate/up GEMM's producers: warps 0 ... 3. Eight threads copy a row, 16 bytes each; thread 0
-// also issues the weights' copies.
+// Place of a row's 16-byte chunk under the swizzle, in bytes from the first row.
+__device__ __forceinline__ uint32_t swizzled(int row, int chunk) {
+  const int turn = kRowBytes == 128 ? row % 8 : row / 2 % 4;
+  return row * kRowBytes + ((chunk ^ turn) << 4);
+}
+
+// The gate/up GEMM's producers: warps 0 ... 3. kRowChunks threads copy a row, 16 bytes each; thread
+// 0 also issues the weights' copies.
 template <int kCluster>
 __device__ __forceinline__ void run_gather_warps(const CUtensorMap* weight_map,
                                                  const KernelArgs& args, const SharedLayout& shared,
                                                  const TileTable& table, const TaskRange& range) {
-  constexpr int kRowStep = kProducerThreads / 8;
+  constexpr int kRowStep = kProducerThreads / kRowChunks;
   constexpr int kRowsPerThread = kMaxTileTokens / kRowStep;
   static_assert(kMaxTileTokens % kRowStep == 0, "the last step must not reach the next stage");
   static_assert(kRowStep % 8 == 0, "a thread's rows share one swizzle");
-  const int chunk = threadIdx.x % 8;
-  const int row = threadIdx.x / 8;
+  const int chunk = threadIdx.x % kRowChunks;
+  const int row = threadIdx.x / kRowChunks;
   const int k_blocks = (args.depth + kStageDepth - 1) / kStageDepth;
   const int row_units = args.depth / 8;  // of 16 bytes
-  const uint32_t place = row * kRowBytes + ((chunk ^ (row % 8)) << 4);
+  const uint32_t place = swizzled(row, chunk);
 
   // The pairs of the thread's rows. Rows beyond the tile read its first row once more, and an empty
   // tile, which has none, the first token.
@@ -484,14 +500,15 @@ __device__ __forceinline__ void compute_task(const KernelArgs& args, const Share
     ptx::wgmma_fence();
 #pragma unroll
     for (int k = 0; k < kStageDepth / 16; ++k) {
-      const uint64_t b = ptx::operand_descriptor<1024>(tokens + k * 2);
+      const uint64_t b = ptx::operand_descriptor<kRowBytes, kGroupBytes>(tokens + k * 2);
 #pragma unroll
       for (int parity = 0; parity < 2; ++parity) {
         // See store_tile: which of the 128 rows are whose.
-        constexpr int kGroupStride = kGateUp ? 1024 : 2048;
-        constexpr int kSecond = kGateUp ? kHalfWeightBytes / 2 / 16 : 1024 / 16;
+        constexpr int kGroupStride = kGateUp ? kGroupBytes : 2 * kGroupBytes;
+        constexpr int kSecond = (kGateUp ? kHalfWeightBytes / 2 : kGroupBytes) / 16;
         wgmma_bf16<kColumns>(
-            sums[parity], ptx::operand_descriptor<kGroupStride>(weights + parity * kSecond + k * 2),
+            sums[parity],
+            ptx::operand_descriptor<kRowBytes, kGroupStride>(weights + parity * kSecond + k * 2),
             b);
       }
     }
@@ -514,7 +531,7 @@ __device__ __forceinline__ void run_consumers(const KernelArgs& args, const Shar
   const int group = threadIdx.x / 128 - 1;
   // The second warpgroup starts late and stays behind: while one is in its epilogue the other keeps
   // the tensor cores busy.
-  const int lag = args.tuning.consumer_lag;
+  const int lag = min(args.tuning.consumer_lag, kStages - 1);
   if (group == 1 && range.first < range.end && lag > 0 && args.depth > lag * kStageDepth) {
     ptx::barrier_wait(shared.full_barrier(lag), 0);
   }

@@ -10,7 +10,10 @@
 namespace layered_sglang {
 
 inline constexpr int kTileWeightRows = 256;  // of one task; wgmma's M dimension
-inline constexpr int kMaxTileTokens = 160;   // of one task; wgmma's N dimension
+#ifndef LAYERED_SGLANG_MAX_TILE_TOKENS
+#define LAYERED_SGLANG_MAX_TILE_TOKENS 160
+#endif
+inline constexpr int kMaxTileTokens = LAYERED_SGLANG_MAX_TILE_TOKENS;  // of one task; wgmma's N
 // Widths are multiples of 16 up to kFineTileTokens and of 8 from there, where padding costs more.
 inline constexpr int kFineTileTokens = 64;
 
