@@ -104,8 +104,7 @@ __device__ __forceinline__ void fill_table(const GroupedGemmArgs& gemm, const Ti
     int before = 0;
     for (int first = 0; first < gemm.num_experts; first += kWarpSize) {
       const int e = first + threadIdx.x;
-      const int tiles =
-          e < gemm.num_experts ? token_tile_count(table.count[e], kCluster) / kCluster : 0;
+      const int tiles = e < gemm.num_experts ? task_tile_count(table.count[e], kCluster) : 0;
       const int end = before + warp_inclusive_scan(tiles, threadIdx.x);
       if (e < gemm.num_experts) table.tile_end[e] = end;
       before = __shfl_sync(kAllLanes, end, kWarpSize - 1);
@@ -129,13 +128,12 @@ __device__ __forceinline__ Task find_task(const TileTable& table, const KernelAr
   task.expert = __reduce_add_sync(kAllLanes, experts_before);
   const int tiles_before = task.expert == 0 ? 0 : table.tile_end[task.expert - 1];
   const int tiles = table.tile_end[task.expert] - tiles_before;
-  const int within = index - tiles_before * num_weight_tiles;
-  task.weight_tile = within / tiles;
-  const int token_tile = (within - task.weight_tile * tiles) * kCluster + rank;
-  const int count = table.count[task.expert];
-  task.width = token_tile_width(count, tiles * kCluster);
-  task.first_row = table.offset[task.expert] + token_tile * task.width;
-  task.rows = min(task.width, count - token_tile * task.width);
+  const TaskPlace place = place_task(index - tiles_before * num_weight_tiles, tiles,
+                                     table.count[task.expert], kCluster, rank);
+  task.weight_tile = place.weight_tile;
+  task.width = place.width;
+  task.first_row = table.offset[task.expert] + place.first_row;
+  task.rows = place.rows;
   return task;
 }
 

@@ -32,4 +32,30 @@ LAYERED_SGLANG_HOST_DEVICE int token_tile_width(int rows, int tiles) {
   return (per_tile + granularity - 1) / granularity * granularity;
 }
 
+// Token tiles of an expert as the tasks count them: singly, or in pairs in a cluster of two blocks.
+LAYERED_SGLANG_HOST_DEVICE int task_tile_count(int rows, int cluster) {
+  return token_tile_count(rows, cluster) / cluster;
+}
+
+struct TaskPlace {
+  int weight_tile;
+  int first_row;  // of the expert's
+  int rows;       // that exist; 0 or less for an empty tile of a pair
+  int width;      // columns that are computed
+};
+
+// Task `within` of an expert that has `rows` rows and `tiles` = task_tile_count > 0, for the block
+// `rank` of a cluster. One weight tile's tasks follow one another.
+LAYERED_SGLANG_HOST_DEVICE TaskPlace place_task(int within, int tiles, int rows, int cluster,
+                                                int rank) {
+  TaskPlace place;
+  place.weight_tile = within / tiles;
+  const int token_tile = (within - place.weight_tile * tiles) * cluster + rank;
+  place.width = token_tile_width(rows, tiles * cluster);
+  place.first_row = token_tile * place.width;
+  const int left = rows - place.first_row;
+  place.rows = left < place.width ? left : place.width;
+  return place;
+}
+
 }  // namespace layered_sglang
