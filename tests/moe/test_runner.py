@@ -161,7 +161,7 @@ LAYER_OBSTACLES: dict[str, Callable[[torch.nn.Module], object]] = {
     "their SwiGLU is clamped or scaled": configured(swiglu_limit=7.0),
     "router weights are applied to their input": configured(apply_router_weight_on_input=True),
     "their results are not combined": configured(no_combine=True),
-    "its kernels take bfloat16, and the experts are float32": float32,
+    "they are float32, and the kernels take bfloat16": float32,
     "a rank's intermediate size 44 is not a multiple of 8": narrow,
     "33 experts a token are more than 32": lambda layer: setattr(layer, "top_k", 33),
 }

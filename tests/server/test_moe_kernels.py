@@ -47,6 +47,6 @@ def test_experts_that_cannot_be_served_end_the_start_in_one_line(make_model, sch
     assert done.returncode != 0
     errors = [x for x in done.stderr.splitlines() if x.startswith("layered-sglang: error:")]
     assert errors == [
-        "layered-sglang: error: --moe-kernels layered cannot compute the experts: its kernels take "
-        "bfloat16, and the experts are float32; use --moe-kernels auto or sglang"
+        "layered-sglang: error: --moe-kernels layered cannot compute the experts: they are float32, "
+        "and the kernels take bfloat16; use --moe-kernels auto or sglang"
     ], done.stderr

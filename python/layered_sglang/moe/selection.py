@@ -47,7 +47,7 @@ def why_no_kernels(device: torch.device) -> str | None:
 
 def _why_not_these_experts(sizes: ExpertSizes, dtype: torch.dtype) -> str | None:
     if dtype != torch.bfloat16:
-        return f"its kernels take bfloat16, and the experts are {str(dtype).removeprefix('torch.')}"
+        return f"they are {str(dtype).removeprefix('torch.')}, and the kernels take bfloat16"
     if sizes.hidden % HIDDEN_MULTIPLE:
         return f"the hidden size {sizes.hidden} is not a multiple of {HIDDEN_MULTIPLE}"
     if sizes.inter % INTER_MULTIPLE:
