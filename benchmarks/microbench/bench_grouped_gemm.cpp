@@ -511,30 +511,34 @@ void time_kernels(const Options& options, Problem& problem, cudaStream_t stream)
   time("layer", problem.layer_work(), [&] { problem.layer(stream); });
 }
 
+struct Tried {
+  const char* path;
+  layered_sglang::GroupedGemmTuning tuning;
+};
+
 // One line for each tuning: microseconds of the GEMMs and of the layer.
 void sweep(const Options& options, Problem& problem, cudaStream_t stream) {
+  const Tried tunings[] = {{"gemm", {0, 0}}, {"gemm", {1, 0}},       {"gemm", {2, 0}},
+                           {"gemm", {3, 0}}, {"gemm", {4, 0}},       {"gemm", {2, 4}},
+                           {"gemm", {1, 4}}, {"gemm_pairs", {1, 0}}, {"gemm_pairs", {2, 0}}};
   double best = 0.0;
   std::string best_name;
-  for (const char* path : {"gemm", "gemm_pairs"}) {
-    for (const int lag : {0, 1, 2, 3, 4}) {
-      for (const int prefetch : {0, 4}) {
-        problem.choose(path, {lag, prefetch});
-        problem.check(stream);
-        const auto us = [&](void (Problem::*kernel)(cudaStream_t)) {
-          return time_kernel(options, stream, [&] { (problem.*kernel)(stream); }).median;
-        };
-        const double layer = us(&Problem::layer);
-        const std::string name = std::string(path) + " lag " + std::to_string(lag) + " prefetch " +
-                                 std::to_string(prefetch);
-        std::printf("sweep %6lld tokens  %-28s gate_up %8.1f  down %8.1f  layer %8.1f us\n",
-                    static_cast<long long>(options.tokens), name.c_str(), us(&Problem::gate_up),
-                    us(&Problem::down), layer);
-        std::fflush(stdout);
-        if (best_name.empty() || layer < best) {
-          best = layer;
-          best_name = name;
-        }
-      }
+  for (const auto& [path, tuning] : tunings) {
+    problem.choose(path, tuning);
+    problem.check(stream);
+    const auto us = [&](void (Problem::*kernel)(cudaStream_t)) {
+      return time_kernel(options, stream, [&] { (problem.*kernel)(stream); }).median;
+    };
+    const double layer = us(&Problem::layer);
+    const std::string name = std::string(path) + " lag " + std::to_string(tuning.consumer_lag) +
+                             " prefetch " + std::to_string(tuning.prefetch_stages);
+    std::printf("sweep %6lld tokens  %-28s gate_up %8.1f  down %8.1f  layer %8.1f us\n",
+                static_cast<long long>(options.tokens), name.c_str(), us(&Problem::gate_up),
+                us(&Problem::down), layer);
+    std::fflush(stdout);
+    if (best_name.empty() || layer < best) {
+      best = layer;
+      best_name = name;
     }
   }
   std::printf("best  %6lld tokens  %-28s layer %.1f us\n", static_cast<long long>(options.tokens),
