@@ -1,25 +1,40 @@
 #!/usr/bin/env bash
-# Everything that needs a Hopper GPU, in one call: builds the operators, runs the GPU tests, the
-# sanitizer and the benchmarks, and writes the logs to ${OUT:-.}. No network, no SGLang needed.
+# What needs a Hopper GPU, step by step; each under its own time limit, so that one that hangs or
+# fails leaves the others their turn. Logs go to ${OUT:-.}; summary.txt lists the outcomes.
 #
-#   benchmarks/run_gpu_checks.sh               builds in build/gpu (cmake, ninja, nvcc)
-#   benchmarks/run_gpu_checks.sh PREBUILT      takes PREBUILT/liblayered_sglang_ops.so,
-#                                              PREBUILT/bench_expert_plan and
-#                                              PREBUILT/bench_grouped_gemm instead
+#   benchmarks/run_gpu_checks.sh                  all steps but serve; builds first
+#   benchmarks/run_gpu_checks.sh STEP ...         these steps, in this order:
+#     tests       pytest -m gpu of the operators
+#     sanitizer   compute-sanitizer's four tools over small sizes of every path
+#     variants    the GPU tests of the experts on each of PREBUILT/variants
+#     sweep       bench_grouped_gemm with several tunings, of the default build and of each variant
+#     bench       bench_fused_moe.py: whole layers against SGLang's Triton and torch._grouped_mm
+#     plan        bench_expert_plan.py and its microbenchmark
+#     ncu         tensor pipe, shared memory, L2 and stalls of the two GEMMs at 4096 tokens
+#     serve       a server with --moe-kernels sglang, then layered (needs SGLang; 8 minutes)
 #
-# The exit status is 0 only when every step succeeded; summary.txt lists them.
+# PREBUILT=DIR takes what build_gpu_checks.sh made instead of building; a variant's folder does, too.
+# SECONDS_LEFT=N keeps all steps together within N seconds. PYTHON: the
+# interpreter. No network; SGLang only for serve, and for bench to compare with it.
+# The exit status is 0 only when every step succeeded.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 out=$(realpath "${OUT:-.}")
 python=${PYTHON:-python3}
+end=$((SECONDS + ${SECONDS_LEFT:-86400}))
 failed=0
-: >"$out/summary.txt"
 
-step() { # NAME LOG COMMAND...: runs it, appends to LOG, notes the outcome
-  local name=$1 log=$out/$2 start=$SECONDS status
-  shift 2
+step() { # NAME LOG LIMIT COMMAND...: runs it for at most LIMIT seconds, appends to LOG
+  local name=$1 log=$out/$2 limit=$3 start=$SECONDS status
+  shift 3
+  [ $((end - SECONDS)) -lt "$limit" ] && limit=$((end - SECONDS))
+  if [ "$limit" -le 5 ]; then
+    echo "skipped  $name (no time left)" | tee -a "$out/summary.txt"
+    failed=1
+    return 1
+  fi
   printf '$ %s\n' "$*" >>"$log"
-  "$@" >>"$log" 2>&1
+  timeout --signal=INT --kill-after=10 "$limit" "$@" >>"$log" 2>&1
   status=$?
   if [ $status -ne 0 ]; then
     failed=1
@@ -31,97 +46,150 @@ step() { # NAME LOG COMMAND...: runs it, appends to LOG, notes the outcome
   return $status
 }
 
-build() {
-  cmake -G Ninja -B build/gpu -DLAYERED_SGLANG_CUDA=ON -DLAYERED_SGLANG_BENCHMARKS=ON \
-    -DLAYERED_SGLANG_HOST_MODULE=OFF -DPython_EXECUTABLE="$(command -v "$python")" &&
-    cmake --build build/gpu
+clocks() {
+  nvidia-smi --format=csv,noheader \
+    --query-gpu=name,driver_version,clocks.sm,clocks.mem,power.draw,temperature.gpu \
+    >>"$out/summary.txt"
 }
 
-expect_status() { # STATUS COMMAND...
-  local expected=$1
-  shift
-  "$@"
-  [ $? -eq "$expected" ]
+run_tests() {
+  step "GPU tests" tests.log 400 "$python" -m pytest -m gpu -q -p no:cacheprovider \
+    tests/moe/test_expert_plan_gpu.py tests/moe/test_fused_experts_gpu.py
+  tail -n 3 "$out/tests.log"
 }
 
-# Without it the GPU tests would be skipped, and a skip must not pass for a success here.
-step "GPU of compute capability 9.0" gpu.txt "$python" -c \
-  'import torch; assert torch.cuda.get_device_capability() == (9, 0), "another GPU"' || exit 1
-step "clocks" gpu.txt nvidia-smi --query-gpu=name,driver_version,clocks.sm,clocks.mem --format=csv
-
-if [ $# -ge 1 ]; then
-  LAYERED_SGLANG_LIBRARY=$(realpath "$1")/liblayered_sglang_ops.so
-  bench=$(realpath "$1")/bench_expert_plan
-  bench_gemm=$(realpath "$1")/bench_grouped_gemm
-else
-  step build build.log build || exit 1
-  LAYERED_SGLANG_LIBRARY=$PWD/build/gpu/liblayered_sglang_ops.so
-  bench=$PWD/build/gpu/benchmarks/microbench/bench_expert_plan
-  bench_gemm=$PWD/build/gpu/benchmarks/microbench/bench_grouped_gemm
-fi
-export LAYERED_SGLANG_LIBRARY PYTHONPATH=python${PYTHONPATH:+:$PYTHONPATH}
-
-step "GPU tests" pytest.log "$python" -m pytest -m gpu tests/moe -q -p no:cacheprovider
-step "bad argument ends with status 2" microbench.log expect_status 2 "$bench" --tokens -1
-step "bad size ends with status 2" microbench.log expect_status 2 "$bench_gemm" --inter 40
-
-# Timings first: they want the GPU for themselves, the sanitizers do not.
-for tokens in 1 16 64 128 256 512; do
-  for path in single multi; do # where does the second path begin to pay?
-    step "microbench $tokens $path" microbench.log "$bench" --tokens $tokens --path $path
-  done
-done
-for tokens in 1024 2048 4096 8192 16384; do
-  step "microbench $tokens" microbench.log "$bench" --tokens $tokens
-done
-step "microbench 16384, 512 experts" microbench.log "$bench" --tokens 16384 --experts 512
-step "microbench 16384, skewed" microbench.log "$bench" --tokens 16384 --routing skewed
-for tokens in 1 16 64 512 2048 4096 8192 16384; do
-  step "expert kernels $tokens" microbench.log "$bench_gemm" --tokens $tokens
-done
-step "expert kernels 4096, pairs" microbench.log "$bench_gemm" --tokens 4096 --path gemm_pairs
-grep median "$out/microbench.log"
-
-step "layer benchmark" bench_fused_moe.log \
-  "$python" benchmarks/kernel/bench_fused_moe.py --csv "$out/bench_fused_moe.csv"
-cat "$out/bench_fused_moe.log"
-step "benchmark table" bench_expert_plan.log \
-  "$python" benchmarks/kernel/bench_expert_plan.py --csv "$out/bench_expert_plan.csv"
-cat "$out/bench_expert_plan.log"
-# Small sizes of both paths; each also compares the result with the host's.
-cases=(
-  "--tokens 0"
-  "--tokens 1 --align 1"
-  "--tokens 64 --experts 512"
-  "--tokens 500 --routing invalid"
-  "--tokens 0 --path multi"
-  "--tokens 3 --path multi"
-  "--tokens 700 --path multi --routing skewed"
-  "--tokens 1500 --experts 500 --routing invalid"
-  "--tokens 20000 --routing one --align 256"
-)
-for tool in memcheck racecheck synccheck initcheck; do
-  poison=$([ $tool = initcheck ] && echo --no-poison)
-  for case in "${cases[@]}"; do
-    # shellcheck disable=SC2086  # the case is several words
-    step "$tool $case" sanitizer.log \
-      compute-sanitizer --tool $tool --error-exitcode 1 "$bench" --check-only $poison $case
-  done
-done
-# The expert kernels, small: tails of tiles and of K, an expert without rows, ids without an expert.
-gemm_cases=(
-  "--tokens 40 --experts 8 --topk 2 --hidden 264 --inter 144"
-  "--tokens 300 --experts 3 --topk 2 --hidden 256 --inter 128 --routing skewed"
-  "--tokens 90 --experts 8 --topk 4 --hidden 256 --inter 128 --routing invalid"
-)
-for tool in memcheck racecheck synccheck initcheck; do
-  for path in gemv gemm gemm_pairs; do
+run_sanitizer() {
+  # Tails of tiles and of K, an expert without rows, ids without an expert, several tiles.
+  local gemm_cases=(
+    "--tokens 40 --experts 8 --topk 2 --hidden 264 --inter 136"
+    "--tokens 300 --experts 3 --topk 2 --hidden 256 --inter 128 --routing skewed"
+    "--tokens 90 --experts 8 --topk 4 --hidden 256 --inter 128 --routing invalid"
+  )
+  local plan_cases=(
+    "--tokens 500 --routing invalid"
+    "--tokens 700 --path multi --routing skewed"
+  )
+  local tool case poison
+  for tool in memcheck racecheck synccheck initcheck; do
     for case in "${gemm_cases[@]}"; do
       # shellcheck disable=SC2086  # the case is several words
-      step "$tool $path $case" sanitizer.log \
-        compute-sanitizer --tool $tool --error-exitcode 1 "$bench_gemm" --check-only --copies 1 \
-        --path $path $case
+      step "$tool experts $case" sanitizer.log 90 compute-sanitizer --tool $tool \
+        --error-exitcode 1 "$bench_gemm" --check-only --every-path --copies 1 $case
+    done
+    poison=$([ $tool = initcheck ] && echo --no-poison)
+    for case in "${plan_cases[@]}"; do
+      # shellcheck disable=SC2086
+      step "$tool plan $case" sanitizer.log 60 compute-sanitizer --tool $tool \
+        --error-exitcode 1 "$bench_plan" --check-only $poison $case
     done
   done
+  grep -E "^=+ .*(SUMMARY|Error:|not supported)" "$out/sanitizer.log" | sort | uniq -c
+}
+
+run_variants() {
+  local variant
+  for variant in "$bin"/variants/*/; do
+    step "variant $(basename "$variant")" variants.log 200 \
+      env LAYERED_SGLANG_LIBRARY="$variant/liblayered_sglang_ops.so" "$python" -m pytest -m gpu -q \
+      -p no:cacheprovider tests/moe/test_fused_experts_gpu.py
+  done
+  grep -E "passed|failed" "$out/variants.log"
+}
+
+run_sweep() {
+  local tokens folder
+  step "bad size ends with status 2" sweep.log 30 bash -c "$expect_status_2" _ "$bench_gemm" --inter 44
+  for tokens in ${SWEEP_TOKENS:-4096 1024 16384}; do
+    for folder in "$bin" "$bin"/variants/*/; do
+      [ -x "$folder/bench_grouped_gemm" ] || continue
+      step "sweep $tokens $(basename "$folder")" sweep.log 60 "$folder/bench_grouped_gemm" \
+        --tokens $tokens --sweep --repeats 10
+    done
+  done
+  grep -E "^(\\$|best)" "$out/sweep.log" | sed -E 's|^.*/([^/]+)/bench_grouped_gemm|\1|'
+}
+
+run_bench() {
+  local paths=${PATHS:-auto}
+  # shellcheck disable=SC2086  # several paths
+  step "layer benchmark" bench.log "${BENCH_SECONDS:-330}" "$python" \
+    benchmarks/kernel/bench_fused_moe.py --suite --seconds $((${BENCH_SECONDS:-330} - 40)) \
+    --paths $paths --csv "$out/bench.csv"
+  cat "$out/bench.log"
+}
+
+run_plan() {
+  local tokens path
+  step "bad argument ends with status 2" plan.log 30 bash -c "$expect_status_2" _ "$bench_plan" --tokens -1
+  for tokens in 1 16 64 128 256 512; do
+    for path in single multi; do # where does the second path begin to pay?
+      step "plan $tokens $path" plan.log 30 "$bench_plan" --tokens $tokens --path $path
+    done
+  done
+  for tokens in 1024 4096 16384; do
+    step "plan $tokens" plan.log 30 "$bench_plan" --tokens $tokens
+  done
+  step "plan table" plan.log 120 "$python" benchmarks/kernel/bench_expert_plan.py
+  grep median "$out/plan.log"
+}
+
+run_ncu() {
+  local metrics=gpu__time_duration.sum,sm__cycles_elapsed.avg.per_second
+  metrics+=,sm__inst_executed_pipe_tensor.avg.pct_of_peak_sustained_active
+  metrics+=,sm__pipe_tensor_cycles_active.avg.pct_of_peak_sustained_active
+  metrics+=,l1tex__data_bank_reads.avg.pct_of_peak_sustained_elapsed
+  metrics+=,l1tex__data_bank_writes.avg.pct_of_peak_sustained_elapsed
+  metrics+=,lts__t_bytes.sum.per_second,lts__t_bytes.avg.pct_of_peak_sustained_elapsed
+  metrics+=,dram__bytes.sum.per_second
+  local path shown=(ncu --clock-control none --kernel-name "regex:grouped_gemm" --launch-skip 2
+    --launch-count 2)
+  for path in ${NCU_PATHS:-gemm}; do
+    local run=("$bench_gemm" --tokens 4096 --path "$path" --check-only --copies 1)
+    step "ncu $path" ncu.log 150 "${shown[@]}" --section SpeedOfLight --section WarpStateStats \
+      --section ComputeWorkloadAnalysis --section MemoryWorkloadAnalysis --print-details all \
+      "${run[@]}"
+    # Apart, as an unknown metric ends the run.
+    step "ncu $path metrics" ncu.log 120 "${shown[@]}" --metrics "$metrics" "${run[@]}"
+  done
+  grep -E "grouped_gemm|Tensor|tensor|Stall|[Tt]hroughput|Duration|L2|__" "$out/ncu.log" | head -n 120
+}
+
+run_serve() {
+  step "servers" serve.log "${SERVE_SECONDS:-570}" "$python" \
+    benchmarks/serving/moe_kernels_in_server.py --log /tmp --report "$out/serve.json"
+  tail -n 40 "$out/serve.log"
+}
+
+# shellcheck disable=SC2016
+expect_status_2='"$@"; [ $? -eq 2 ]'
+
+# Without it the GPU tests would be skipped, and a skip must not pass for a success here.
+step "GPU of compute capability 9.0" summary.txt 60 "$python" -c \
+  'import torch; assert torch.cuda.get_device_capability() == (9, 0), "another GPU"' || exit 1
+clocks
+
+if [ -n "${PREBUILT:-}" ]; then
+  bin=$(realpath "$PREBUILT")
+else
+  step build build.log 900 env PYTHON="$python" benchmarks/build_gpu_checks.sh || exit 1
+  bin=$PWD/build/gpu-checks
+fi
+LAYERED_SGLANG_LIBRARY=$bin/liblayered_sglang_ops.so
+bench_plan=$bin/bench_expert_plan
+bench_gemm=$bin/bench_grouped_gemm
+export LAYERED_SGLANG_LIBRARY PYTHONPATH=python${PYTHONPATH:+:$PYTHONPATH}
+
+steps=("$@")
+[ ${#steps[@]} -eq 0 ] && steps=(tests sanitizer sweep bench plan ncu)
+for name in "${steps[@]}"; do
+  if ! declare -F "run_$name" >/dev/null; then
+    echo "run_gpu_checks.sh: unknown step $name; the steps are listed at its top" >&2
+    exit 2
+  fi
+done
+for name in "${steps[@]}"; do
+  echo "=== $name" | tee -a "$out/summary.txt"
+  "run_$name"
+  clocks
 done
 exit $failed

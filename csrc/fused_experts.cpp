@@ -22,21 +22,25 @@ const uint16_t* bits(const at::Tensor& tensor) {
 
 void fused_experts_out_on_cpu(const at::Tensor& x, const at::Tensor& w13, const at::Tensor& w2,
                               const at::Tensor& topk_weights, const at::Tensor& topk_ids,
-                              const at::Tensor& y, const at::Tensor& /*workspace*/,
-                              c10::string_view activation, c10::string_view path) {
+                              const at::Tensor& y, const std::optional<at::Tensor>& /*workspace*/,
+                              c10::string_view activation, c10::string_view path,
+                              double routed_scaling_factor) {
   const FusedExpertsSizes sizes = check_fused_experts(x, w13, w2, topk_weights, topk_ids);
   fused_experts_path(path);
   check_buffer("y", y, at::kBFloat16, x.sizes().vec(), x.device());
   fused_experts_cpu({sizes, bits(x), bits(w13), bits(w2), topk_weights.const_data_ptr<float>(),
                      topk_ids.const_data_ptr<int32_t>(),
-                     static_cast<uint16_t*>(y.mutable_data_ptr()), is_bilinear(activation)});
+                     static_cast<uint16_t*>(y.mutable_data_ptr()), is_bilinear(activation),
+                     static_cast<float>(routed_scaling_factor)});
 }
 
 at::Tensor fused_experts_on_cpu(const at::Tensor& x, const at::Tensor& w13, const at::Tensor& w2,
                                 const at::Tensor& topk_weights, const at::Tensor& topk_ids,
-                                c10::string_view activation, c10::string_view path) {
+                                c10::string_view activation, c10::string_view path,
+                                double routed_scaling_factor) {
   const at::Tensor y = at::empty_like(x);
-  fused_experts_out_on_cpu(x, w13, w2, topk_weights, topk_ids, y, at::Tensor(), activation, path);
+  fused_experts_out_on_cpu(x, w13, w2, topk_weights, topk_ids, y, std::nullopt, activation, path,
+                           routed_scaling_factor);
   return y;
 }
 
@@ -93,14 +97,15 @@ FusedExpertsPath fused_experts_path(std::string_view name) {
 }  // namespace layered_sglang
 
 TORCH_LIBRARY_FRAGMENT(layered_sglang, m) {
-  // w13 is interleaved: see layered_sglang.moe.interleave_gate_up.
   m.def(
       "fused_experts(Tensor x, Tensor w13, Tensor w2, Tensor topk_weights, Tensor topk_ids,"
-      " str activation=\"silu\", str path=\"auto\") -> Tensor");
-  // The same into the caller's buffers. workspace: uint8, at least fused_experts_workspace_bytes.
+      " str activation=\"silu\", str path=\"auto\", float routed_scaling_factor=1.0) -> Tensor");
+  // The same into the caller's buffer, which may be x itself. workspace: uint8, at least
+  // fused_experts_workspace_bytes; without one, torch's allocator gives one for the call.
   m.def(
       "fused_experts_out(Tensor x, Tensor w13, Tensor w2, Tensor topk_weights, Tensor topk_ids,"
-      " Tensor(a!) y, Tensor(b!) workspace, str activation=\"silu\", str path=\"auto\") -> ()");
+      " Tensor(a!) y, Tensor(b!)? workspace=None, str activation=\"silu\", str path=\"auto\","
+      " float routed_scaling_factor=1.0) -> ()");
 }
 
 TORCH_LIBRARY_IMPL(layered_sglang, CPU, m) {

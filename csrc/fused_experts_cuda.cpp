@@ -30,43 +30,45 @@ void check_alignment(const char* name, const at::Tensor& tensor, uintptr_t align
 
 void fused_experts_out_on_cuda(const at::Tensor& x, const at::Tensor& w13, const at::Tensor& w2,
                                const at::Tensor& topk_weights, const at::Tensor& topk_ids,
-                               const at::Tensor& y, const at::Tensor& workspace,
-                               c10::string_view activation, c10::string_view path) {
+                               const at::Tensor& y, const std::optional<at::Tensor>& workspace,
+                               c10::string_view activation, c10::string_view path,
+                               double routed_scaling_factor) {
   const c10::cuda::CUDAGuard guard(x.device());
   FusedExpertsArgs args = {};
   args.sizes = check_fused_experts(x, w13, w2, topk_weights, topk_ids);
   check_buffer("y", y, at::kBFloat16, x.sizes().vec(), x.device());
   const int64_t needed = fused_experts_workspace_bytes(args.sizes);
-  TORCH_CHECK_VALUE(workspace.scalar_type() == at::kByte && workspace.is_contiguous() &&
-                        workspace.device() == x.device() && workspace.numel() >= needed,
+  const at::Tensor space =
+      workspace.has_value() ? *workspace : at::empty({needed}, x.options().dtype(at::kByte));
+  TORCH_CHECK_VALUE(space.scalar_type() == at::kByte && space.is_contiguous() &&
+                        space.device() == x.device() && space.numel() >= needed,
                     "workspace: expected contiguous uint8 of at least ", needed, " bytes on ",
-                    x.device(), ", got ", describe(workspace));
+                    x.device(), ", got ", describe(space));
   check_alignment("x", x, 16);
   check_alignment("w13", w13, 16);
   check_alignment("w2", w2, 16);
   check_alignment("y", y, 16);
-  check_alignment("workspace", workspace, kWorkspaceAlignment);
+  check_alignment("workspace", space, kWorkspaceAlignment);
   args.x = bf16(x);
   args.w13 = bf16(w13);
   args.w2 = bf16(w2);
   args.topk_weights = topk_weights.const_data_ptr<float>();
   args.topk_ids = topk_ids.const_data_ptr<int32_t>();
   args.y = static_cast<__nv_bfloat16*>(y.mutable_data_ptr());
-  args.workspace = workspace.mutable_data_ptr();
+  args.workspace = space.mutable_data_ptr();
   args.activation = is_bilinear(activation) ? Activation::kBilinear : Activation::kSwiglu;
+  args.routed_scaling_factor = static_cast<float>(routed_scaling_factor);
   const c10::cuda::CUDAStream stream = c10::cuda::getCurrentCUDAStream(x.get_device());
   C10_CUDA_CHECK(fused_experts_sm90(args, fused_experts_path(path), stream.stream()));
 }
 
 at::Tensor fused_experts_on_cuda(const at::Tensor& x, const at::Tensor& w13, const at::Tensor& w2,
                                  const at::Tensor& topk_weights, const at::Tensor& topk_ids,
-                                 c10::string_view activation, c10::string_view path) {
-  const c10::cuda::CUDAGuard guard(x.device());
-  const int64_t needed =
-      fused_experts_workspace_bytes(check_fused_experts(x, w13, w2, topk_weights, topk_ids));
+                                 c10::string_view activation, c10::string_view path,
+                                 double routed_scaling_factor) {
   const at::Tensor y = at::empty_like(x);
-  const at::Tensor workspace = at::empty({needed}, x.options().dtype(at::kByte));
-  fused_experts_out_on_cuda(x, w13, w2, topk_weights, topk_ids, y, workspace, activation, path);
+  fused_experts_out_on_cuda(x, w13, w2, topk_weights, topk_ids, y, std::nullopt, activation, path,
+                            routed_scaling_factor);
   return y;
 }
 

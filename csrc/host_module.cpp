@@ -1,8 +1,10 @@
 // layered_sglang._host: the host-side parts that need no GPU and no torch, for Python and tests.
 #include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
 
 #include <stdexcept>
 #include <string>
+#include <vector>
 
 #include "experts/fused_experts_layout.h"
 #include "experts/token_tiles.h"
@@ -59,6 +61,28 @@ py::tuple token_tiles(int rows, int multiple) {
   return py::make_tuple(tiles, layered_sglang::token_tile_width(rows, tiles));
 }
 
+py::list grouped_gemm_tasks(const std::vector<int>& expert_counts, int num_weight_tiles,
+                            int cluster) {
+  if (num_weight_tiles < 1 || cluster < 1 || cluster > 2) {
+    throw py::value_error(
+        "grouped_gemm_tasks: expected num_weight_tiles >= 1 and a cluster of 1 or 2, got " +
+        std::to_string(num_weight_tiles) + " and " + std::to_string(cluster));
+  }
+  py::list tasks;
+  for (int expert = 0; expert < static_cast<int>(expert_counts.size()); ++expert) {
+    const int rows = expert_counts[expert];
+    const int tiles = layered_sglang::task_tile_count(rows, cluster);
+    for (int within = 0; within < tiles * num_weight_tiles; ++within) {
+      for (int rank = 0; rank < cluster; ++rank) {
+        const auto place = layered_sglang::place_task(within, tiles, rows, cluster, rank);
+        tasks.append(
+            py::make_tuple(expert, place.weight_tile, place.first_row, place.rows, place.width));
+      }
+    }
+  }
+  return tasks;
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_host, m) {
@@ -83,4 +107,10 @@ PYBIND11_MODULE(_host, m) {
   m.def("token_tiles", &token_tiles, py::arg("rows"), py::arg("multiple") = 1,
         "(tiles, width): how the grouped GEMMs cut an expert's rows; tiles is a multiple of\n"
         "`multiple`. Raises ValueError for a size below 1.");
+  m.def(
+      "grouped_gemm_tasks", &grouped_gemm_tasks, py::arg("expert_counts"),
+      py::arg("num_weight_tiles"), py::arg("cluster") = 1,
+      "[(expert, weight_tile, first_row, rows, width)]: the grouped GEMMs' tasks in their order,\n"
+      "of both blocks of a cluster one after the other. first_row is the expert's own; rows is 0\n"
+      "or less for an empty tile of a pair. Raises ValueError for a size that cannot be.");
 }

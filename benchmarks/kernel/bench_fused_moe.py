@@ -3,7 +3,8 @@
 Every result is checked before it is timed. Calls are captured in CUDA graphs that rotate between
 weight copies (so weights come from memory, not from the L2) and routings, and the implementations
 take turns. SGLang's kernels run where SGLang is installed, with its tuned configuration for this
-GPU if it has one.
+GPU if it has one. --suite times published models' shapes and their tensor-parallel shards, and stops
+after --seconds.
 """
 
 from __future__ import annotations
@@ -13,18 +14,20 @@ import csv
 import itertools
 import subprocess
 import sys
+import time
+import types
 from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
+from expert_shapes import SHAPES, Shape
 from graph_timing import time_interleaved
 from layered_sglang.moe import (
     expert_plan,
     fused_experts_workspace_bytes,
-    interleave_gate_up,
     native_status,
-    separate_gate_up,
 )
+from layered_sglang.moe.fused_experts_layout import PATHS
 from layered_sglang.moe.reference import fused_experts_fp32
 
 COLUMNS = (
@@ -36,14 +39,15 @@ BYTES_PER_SECOND = 4.3e12
 FLOPS_PER_SECOND = 790e12
 MAX_RELATIVE_ERROR = 0.005
 MAX_RELATIVE_ERROR_OF_PEERS = 0.02  # they round more intermediate results
-CALLS_PER_GRAPH = 12
+CALLS_PER_GRAPH = 12  # of large layers: as many as take MAX_GRAPH_MS, but each routing once
+MAX_GRAPH_MS = 20
 ROUTINGS = 4
 OURS = "layered"
+MAX_WEIGHT_BYTES = 12e9  # of all copies; a layer of more is far larger than the L2 by itself
 
 
 class Weights(NamedTuple):
-    w13: torch.Tensor  # gate rows, then up rows
-    w13_interleaved: torch.Tensor
+    w13: torch.Tensor
     w2: torch.Tensor
 
 
@@ -65,8 +69,16 @@ def parse_arguments() -> argparse.Namespace:
     add("--hidden", type=int, default=2048)
     add("--inter", type=int, default=768, help="of one tensor-parallel rank")
     add("--routing", choices=("uniform", "skewed"), default="uniform")
-    add("--paths", nargs="+", default=["auto"], choices=("auto", "gemv", "gemm", "gemm_pairs"))
+    add("--paths", nargs="+", default=["auto"], choices=PATHS)
     add("--without-peers", action="store_true")
+    add(
+        "--suite",
+        nargs="*",
+        choices=tuple(SHAPES),
+        metavar="NAME",
+        help=f"in the place of sizes: {', '.join(SHAPES)}; without a name all of them",
+    )
+    add("--seconds", type=float, default=float("inf"), help="start no further size after that")
     add("--copies", type=int, default=3, help="weight copies to rotate between")
     add("--repeats", type=int, default=20, help="timed replays of a graph of 12 calls")
     add("--csv", metavar="PATH", help="write the table there, too")
@@ -90,9 +102,8 @@ def make_weights(args: argparse.Namespace, seed: int) -> Weights:
         return out.normal_(0, scale, generator=generator)
 
     experts, hidden, inter = args.experts, args.hidden, args.inter
-    interleaved = interleave_gate_up(normal(experts, 2 * inter, hidden, scale=2 * hidden**-0.5))
-    w2 = normal(experts, hidden, inter, scale=inter**-0.5)
-    return Weights(separate_gate_up(interleaved), interleaved, w2)
+    w13 = normal(experts, 2 * inter, hidden, scale=2 * hidden**-0.5)
+    return Weights(w13, normal(experts, hidden, inter, scale=inter**-0.5))
 
 
 def make_routing(args: argparse.Namespace, tokens: int, seed: int) -> Routing:
@@ -113,7 +124,7 @@ def layered_call(args: argparse.Namespace, tokens: int, path: str) -> Call:
 
     def call(x: torch.Tensor, weights: Weights, routing: Routing) -> torch.Tensor:
         torch.ops.layered_sglang.fused_experts_out(
-            x, weights.w13_interleaved, weights.w2, *routing, out, workspace, "silu", path
+            x, weights.w13, weights.w2, *routing, out, workspace, "silu", path
         )
         return out
 
@@ -121,13 +132,21 @@ def layered_call(args: argparse.Namespace, tokens: int, path: str) -> Call:
 
 
 def triton_call() -> Call | None:
-    """SGLang's fused MoE, or None where SGLang is not installed."""
+    """SGLang's fused MoE as its runner calls it, or None where SGLang is not installed."""
     try:
-        from sglang.srt.layers.moe.moe_runner.triton_utils.fused_moe import fused_experts_impl
+        from sglang.srt.layers.moe.moe_runner.triton_utils import fused_moe
+        from sglang.srt.runtime_context import publish
+        from sglang.srt.server_args import ServerArgs
     except ImportError as error:
         print(f"SGLang's Triton kernels are not timed: {error}", file=sys.stderr)
         return None
-    return lambda x, weights, routing: fused_experts_impl(x, weights.w13, weights.w2, *routing)
+    publish(ServerArgs(model_path="dummy", device="cuda"), role="test")
+    # One process without a process group: nothing is allocated for a collective.
+    fused_moe.get_tp_group = lambda: types.SimpleNamespace(world_size=1)
+    fused_moe.is_allocation_symmetric = lambda: False
+    return lambda x, weights, routing: fused_moe.fused_experts_impl(
+        x, weights.w13, weights.w2, *routing, filter_expert=False
+    )
 
 
 def grouped_mm_call(args: argparse.Namespace) -> Call:
@@ -152,6 +171,10 @@ def check(name: str, result: torch.Tensor, expected: torch.Tensor) -> None:
         sys.exit(f"{name}, {len(result)} tokens: relative error {error}, expected at most {limit}")
 
 
+def calls_for(floor_us: float) -> int:
+    return max(ROUTINGS, min(CALLS_PER_GRAPH, round(MAX_GRAPH_MS * 1e3 / floor_us)))
+
+
 def bench(args: argparse.Namespace, weights: list[Weights], tokens: int) -> list[dict]:
     """The table's rows for one number of tokens."""
     x = torch.randn(tokens, args.hidden, device="cuda").bfloat16()
@@ -161,26 +184,25 @@ def bench(args: argparse.Namespace, weights: list[Weights], tokens: int) -> list
         for path in args.paths
     }
     if not args.without_peers:
-        triton = triton_call()
-        if triton is not None:
-            implementations["sglang triton"] = triton
+        if args.triton is not None:
+            implementations["sglang triton"] = args.triton
         implementations["torch._grouped_mm"] = grouped_mm_call(args)
 
     copy, routing = weights[0], routings[0]
-    expected = fused_experts_fp32(x, copy.w13_interleaved, copy.w2, *routing)
+    expected = fused_experts_fp32(x, copy.w13, copy.w2, *routing)
+    used_experts = sum(r.ids.unique().numel() for r in routings) / ROUTINGS
+    moved = 6 * used_experts * args.inter * args.hidden + 4 * x.numel()
+    flops = 6 * tokens * args.topk * args.inter * args.hidden
+    floor_us = 1e6 * max(moved / BYTES_PER_SECOND, flops / FLOPS_PER_SECOND)
     graphs = {}
     for name, call in implementations.items():
         check(name, call(x, copy, routing), expected)
         arguments = zip(itertools.cycle(weights), itertools.cycle(routings), strict=False)
         graphs[name] = [
             lambda call=call, a=a, r=r: call(x, a, r)
-            for a, r in itertools.islice(arguments, CALLS_PER_GRAPH)
+            for a, r in itertools.islice(arguments, calls_for(floor_us))
         ]
 
-    used_experts = sum(r.ids.unique().numel() for r in routings) / ROUTINGS
-    moved = 6 * used_experts * args.inter * args.hidden + 4 * x.numel()
-    flops = 6 * tokens * args.topk * args.inter * args.hidden
-    floor_us = 1e6 * max(moved / BYTES_PER_SECOND, flops / FLOPS_PER_SECOND)
     rows: list[dict] = []
     for name, us in time_interleaved(graphs, args.repeats).items():
         sizes = (tokens, args.experts, args.topk, args.hidden, args.inter)
@@ -207,27 +229,64 @@ def main() -> None:
     if not native_status().cuda:
         sys.exit(f"no kernels to time: {native_status().reason}")
 
+    args.triton = None if args.without_peers else triton_call()
     print(f"{clocks()}; torch {torch.__version__}; {args.routing} routing")
+    deadline = time.monotonic() + args.seconds
+    table: list[dict] = []
+    for name, shape in chosen_shapes(args).items():
+        vars(args).update(shape._asdict())
+        if time.monotonic() < deadline:
+            bench_shape(args, name, table, deadline)
+    print(f"after: {clocks()}")
+    if args.csv:
+        write_csv(args.csv, table)
+
+
+def chosen_shapes(args: argparse.Namespace) -> dict[str, Shape]:
+    if args.suite is None:
+        sizes = Shape(args.experts, args.topk, args.hidden, args.inter, tuple(args.tokens))
+        return {"layer": sizes}
+    return {name: SHAPES[name] for name in args.suite or SHAPES}
+
+
+def bench_shape(args: argparse.Namespace, name: str, table: list[dict], deadline: float) -> None:
+    """Times one shape's sizes; a size that fails is reported, and the next one goes on."""
+    sizes = (
+        f"--experts {args.experts} --topk {args.topk} --hidden {args.hidden} --inter {args.inter}"
+    )
+    print(f"{name}: {sizes} --routing {args.routing} --copies {args.copies} "
+          f"--repeats {args.repeats}")  # fmt: skip
     print(f"{'tokens':>7}  {'implementation':<18}{'ms':>8}  {'(p10 ... p90)':<20}"
           f"{'TFLOP/s':>8}{'GB/s':>8}{'floor x':>9}  ratio")  # fmt: skip
-    weights = [make_weights(args, seed) for seed in range(args.copies)]
-    table = []
+    weight_bytes = 6 * args.experts * args.inter * args.hidden
+    copies = max(1, min(args.copies, int(MAX_WEIGHT_BYTES // weight_bytes)))
+    weights = [make_weights(args, seed) for seed in range(copies)]
     for tokens in args.tokens:
-        for row in bench(args, weights, tokens):
+        if time.monotonic() > deadline:
+            print(f"{tokens:>7}  and more: no time left")
+            break
+        try:
+            rows = bench(args, weights, tokens)
+        except (RuntimeError, ValueError) as error:
+            print(f"{tokens:>7}  failed: {str(error).splitlines()[0]}", flush=True)
+            continue
+        for row in rows:
             table.append(row)
             spread = f"({row['ms_p10']:.4f} ... {row['ms_p90']:.4f})"
             print(f"{tokens:>7}  {row['implementation']:<18}{row['ms']:>8.4f}  {spread:<20}"
                   f"{row['tflops']:>8.1f}{row['gb_per_s']:>8.0f}{row['over_floor']:>9.2f}"
                   f"  {row['ratio']:.2f}", flush=True)  # fmt: skip
-    print(f"after: {clocks()}")
-    print(f"repeat a row: {sys.argv[0]} --tokens N --experts {args.experts} --topk {args.topk} "
-          f"--hidden {args.hidden} --inter {args.inter} --routing {args.routing} "
-          f"--copies {args.copies} --repeats {args.repeats}")  # fmt: skip
-    if args.csv:
-        with open(args.csv, "w", newline="") as file:
-            writer = csv.DictWriter(file, COLUMNS)
-            writer.writeheader()
-            writer.writerows(table)
+        if args.csv:
+            write_csv(args.csv, table)  # each time: a run that is cut off leaves what it has
+    del weights
+    torch.cuda.empty_cache()
+
+
+def write_csv(path: str, table: list[dict]) -> None:
+    with open(path, "w", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS)
+        writer.writeheader()
+        writer.writerows(table)
 
 
 if __name__ == "__main__":

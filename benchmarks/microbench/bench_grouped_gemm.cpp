@@ -31,11 +31,12 @@ constexpr const char* kUsage =
     "usage: bench_grouped_gemm [--tokens N] [--experts E] [--topk K] [--hidden H] [--inter I]\n"
     "         [--routing uniform|skewed|one|invalid] [--kernel all|gate_up|down|combine|layer]\n"
     "         [--path auto|gemv|gemm|gemm_pairs] [--lag L] [--prefetch P] [--copies C]\n"
-    "         [--repeats R] [--seed S] [--check-only] [--sweep]\n"
+    "         [--repeats R] [--seed S] [--check-only] [--every-path] [--sweep]\n"
     "  one: every pair on expert 0; invalid: half of the ids are -1\n"
     "  --path: of the layer; gemm_pairs also makes gate_up and down share weights in clusters\n"
     "  --lag, --prefetch: GroupedGemmTuning of the grouped GEMMs, in stages\n"
-    "  --sweep: paths gemm and gemm_pairs with every lag and some prefetches\n"
+    "  --every-path: checks each path, not only the chosen one\n"
+    "  --sweep: paths gemm and gemm_pairs with several lags and prefetches, one line each\n"
     "  --copies: weight copies to rotate between\n";
 
 // Of an H200, measured: device copy and 8192^3 bf16 matrix product. The floor is made of them.
@@ -56,6 +57,7 @@ struct Options {
   std::string path = "auto";
   layered_sglang::GroupedGemmTuning tuning;
   bool sweep = false;
+  bool every_path = false;
   int64_t copies = 3;
   int64_t repeats = 30;
   int64_t seed = 0;
@@ -89,7 +91,7 @@ Options parse(int argc, char** argv) {
       options.hidden = multiple_of(flag, parse_int(flag, args.value(), 8, 1 << 16),
                                    layered_sglang::kExpertHiddenMultiple);
     } else if (flag == "--inter") {
-      options.inter = multiple_of(flag, parse_int(flag, args.value(), 16, 1 << 16),
+      options.inter = multiple_of(flag, parse_int(flag, args.value(), 8, 1 << 16),
                                   layered_sglang::kExpertInterMultiple);
     } else if (flag == "--routing") {
       options.routing = parse_choice(flag, args.value(), {"uniform", "skewed", "one", "invalid"});
@@ -99,9 +101,11 @@ Options parse(int argc, char** argv) {
     } else if (flag == "--path") {
       options.path = parse_choice(flag, args.value(), {"auto", "gemv", "gemm", "gemm_pairs"});
     } else if (flag == "--lag") {
-      options.tuning.consumer_lag = static_cast<int>(parse_int(flag, args.value(), 0, 3));
+      options.tuning.consumer_lag = static_cast<int>(parse_int(flag, args.value(), 0, 7));
     } else if (flag == "--prefetch") {
       options.tuning.prefetch_stages = static_cast<int>(parse_int(flag, args.value(), 0, 64));
+    } else if (flag == "--every-path") {
+      options.every_path = true;
     } else if (flag == "--sweep") {
       options.sweep = true;
     } else if (flag == "--copies") {
@@ -291,12 +295,13 @@ class Problem {
   }
 
   void combine(cudaStream_t stream) {
-    check_cuda(layered_sglang::combine_bf16_sm90(
-                   {rows_.as<Bf16>(), inverse_rows_.as<int32_t>(), topk_weights_.as<float>(),
-                    y_.as<Bf16>(), static_cast<int32_t>(options_.tokens),
-                    static_cast<int32_t>(options_.topk), static_cast<int32_t>(options_.hidden)},
-                   false, stream),
-               "combine_bf16_sm90");
+    check_cuda(
+        layered_sglang::combine_bf16_sm90(
+            {rows_.as<Bf16>(), inverse_rows_.as<int32_t>(), topk_weights_.as<float>(),
+             y_.as<Bf16>(), static_cast<int32_t>(options_.tokens),
+             static_cast<int32_t>(options_.topk), static_cast<int32_t>(options_.hidden), 1.0f},
+            false, stream),
+        "combine_bf16_sm90");
   }
 
   void layer(cudaStream_t stream) {
@@ -310,6 +315,7 @@ class Problem {
     args.y = y_.as<Bf16>();
     args.workspace = workspace_.as<void>();
     args.activation = Activation::kSwiglu;
+    args.routed_scaling_factor = 1.0f;
     args.tuning = options_.tuning;
     check_cuda(layered_sglang::fused_experts_sm90(args, path_of(options_.path), stream),
                "fused_experts_sm90");
@@ -414,10 +420,9 @@ class Problem {
       const std::vector<Bf16> neurons = to_host(intermediate_.as<Bf16>() + row * inter, inter);
       const auto neuron = static_cast<int64_t>(random_.bits() % inter);
       const Bf16* x = &host_x_[pair / options_.topk * hidden];
-      const Bf16* gate_row =
-          &host_w13_[(expert * 2 * inter + neuron / 16 * 32 + neuron % 16) * hidden];
+      const Bf16* gate_row = &host_w13_[(expert * 2 * inter + neuron) * hidden];
       const double gate = dot(gate_row, x, hidden);
-      const double up = dot(gate_row + 16 * hidden, x, hidden);
+      const double up = dot(gate_row + inter * hidden, x, hidden);
       gate_up.add(__bfloat162float(neurons[neuron]), gate / (1.0 + std::exp(-gate)) * up);
 
       const auto output = static_cast<int64_t>(random_.bits() % hidden);
@@ -461,11 +466,12 @@ class Problem {
   Copies w13_, w2_;
 };
 
-void time_kernel(const char* name, const Options& options, cudaStream_t stream, const Work& work,
-                 const std::function<void()>& call) {
-  if (options.kernel != "all" && options.kernel != name) return;
-  const microbench::Spread us =
-      microbench::time_in_graph(stream, static_cast<int>(options.repeats), call);
+microbench::Spread time_kernel(const Options& options, cudaStream_t stream,
+                               const std::function<void()>& call) {
+  return microbench::time_in_graph(stream, static_cast<int>(options.repeats), call);
+}
+
+void print_kernel(const char* name, const Work& work, const microbench::Spread& us) {
   const double floor = 1e6 * std::max(work.bytes / kBytesPerSecond, work.flops / kFlopsPerSecond);
   std::printf(
       "%-8s %9.2f us median (%.2f ... %.2f, p10 %.2f, p90 %.2f) %8.1f GB/s %7.1f TFLOP/s"
@@ -494,26 +500,49 @@ std::string command_of(const Options& options) {
 }
 
 void time_kernels(const Options& options, Problem& problem, cudaStream_t stream) {
-  const auto time = [&](const char* name, const Work& work, const std::function<void()>& call) {
-    time_kernel(name, options, stream, work, call);
+  const auto time = [&](const std::string& name, const Work& work,
+                        const std::function<void()>& call) {
+    if (options.kernel != "all" && options.kernel != name) return;
+    print_kernel(name.c_str(), work, time_kernel(options, stream, call));
   };
   time("gate_up", problem.gate_up_work(), [&] { problem.gate_up(stream); });
   time("down", problem.down_work(), [&] { problem.down(stream); });
-  if (!options.sweep) time("combine", problem.combine_work(), [&] { problem.combine(stream); });
+  time("combine", problem.combine_work(), [&] { problem.combine(stream); });
   time("layer", problem.layer_work(), [&] { problem.layer(stream); });
 }
 
+struct Tried {
+  const char* path;
+  layered_sglang::GroupedGemmTuning tuning;
+};
+
+// One line for each tuning: microseconds of the GEMMs and of the layer.
 void sweep(const Options& options, Problem& problem, cudaStream_t stream) {
-  for (const char* path : {"gemm", "gemm_pairs"}) {
-    for (const int lag : {0, 1, 2, 3}) {
-      for (const int prefetch : {0, 4, 8}) {
-        problem.choose(path, {lag, prefetch});
-        problem.check(stream);
-        std::printf("%s, lag %d, prefetch %d\n", path, lag, prefetch);
-        time_kernels(options, problem, stream);
-      }
+  const Tried tunings[] = {{"gemm", {0, 0}}, {"gemm", {1, 0}},       {"gemm", {2, 0}},
+                           {"gemm", {3, 0}}, {"gemm", {4, 0}},       {"gemm", {2, 4}},
+                           {"gemm", {1, 4}}, {"gemm_pairs", {1, 0}}, {"gemm_pairs", {2, 0}}};
+  double best = 0.0;
+  std::string best_name;
+  for (const auto& [path, tuning] : tunings) {
+    problem.choose(path, tuning);
+    problem.check(stream);
+    const auto us = [&](void (Problem::*kernel)(cudaStream_t)) {
+      return time_kernel(options, stream, [&] { (problem.*kernel)(stream); }).median;
+    };
+    const double layer = us(&Problem::layer);
+    const std::string name = std::string(path) + " lag " + std::to_string(tuning.consumer_lag) +
+                             " prefetch " + std::to_string(tuning.prefetch_stages);
+    std::printf("sweep %6lld tokens  %-28s gate_up %8.1f  down %8.1f  layer %8.1f us\n",
+                static_cast<long long>(options.tokens), name.c_str(), us(&Problem::gate_up),
+                us(&Problem::down), layer);
+    std::fflush(stdout);
+    if (best_name.empty() || layer < best) {
+      best = layer;
+      best_name = name;
     }
   }
+  std::printf("best  %6lld tokens  %-28s layer %.1f us\n", static_cast<long long>(options.tokens),
+              best_name.c_str(), best);
 }
 
 int run(const Options& options) {
@@ -521,6 +550,13 @@ int run(const Options& options) {
   Problem problem(options);
   microbench::Stream stream;
   problem.check(stream);
+  if (options.every_path) {
+    for (const char* path : {"gemv", "gemm", "gemm_pairs"}) {
+      problem.choose(path, options.tuning);
+      problem.check(stream);
+    }
+    problem.choose(options.path, options.tuning);
+  }
   std::printf("results checked: %s\n", command_of(options).c_str());
   if (options.check_only) return 0;
   if (options.sweep) {

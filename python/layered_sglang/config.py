@@ -18,6 +18,11 @@ class ConfigError(ValueError):
     """A flag or a combination that cannot serve. The message is one line: what, why, what to do."""
 
 
+class StartRefused(SystemExit):
+    """The same, found in a scheduler process once the model is loaded: it passes SGLang's handlers,
+    which would log a traceback, and ``hooks/scheduler_process.py`` prints the line."""
+
+
 def _flag(default: Any, help: str, **argparse_options: Any) -> Any:
     return field(default=default, metadata={"help": help, "argparse": argparse_options})
 
@@ -82,6 +87,13 @@ class LayeredConfig:
         "with it.",
         type=int,
         metavar="TOKENS",
+    )
+    moe_kernels: str = _flag(
+        "auto",
+        "What computes the experts of a MoE model; layered: layered-sglang's kernels (bfloat16 on a "
+        "GPU of compute capability 9.0), or no start; sglang: SGLang's own; auto: layered's where "
+        "they are known to be faster. Works with either schedule.",
+        choices=("auto", "layered", "sglang"),
     )
     layered_trace_file: str | None = _flag(
         None,

@@ -57,7 +57,7 @@ def _serve(server_args: ServerArgs) -> int:
     from layered_sglang.hooks.server_args import layered_config
 
     layered = layered_config(server_args)
-    if not layered.layered and layered.layered_trace_file is None:
+    if not layered.layered and not _needs_our_scheduler_process(server_args, layered):
         from sglang.launch_server import run_server
 
         run_server(server_args)
@@ -70,14 +70,9 @@ def _serve(server_args: ServerArgs) -> int:
 
     check_pinned()
     if not layered.layered:
-        if server_args.encoder_only or server_args.smg_grpc_mode or server_args.use_ray:
-            raise ConfigError(
-                "--layered-trace-file works with SGLang's HTTP server only; leave it out, or "
-                "--encoder-only, --smg-grpc-mode and --use-ray"
-            )
         http_server.launch_server(
             server_args,
-            run_scheduler_process_func=scheduler_process.run_traced_scheduler_process,
+            run_scheduler_process_func=scheduler_process.run_stock_scheduler_process,
         )
         return 0
     if server_args.warmups is not None and config.WARM_UP in server_args.warmups:
@@ -88,6 +83,36 @@ def _serve(server_args: ServerArgs) -> int:
         launch_callback=lambda: _say_what_serves(server_args),
     )
     return 0
+
+
+def _needs_our_scheduler_process(server_args: ServerArgs, layered: config.LayeredConfig) -> bool:
+    """Whether SGLang's own schedule is to be traced, or its experts may get our kernels.
+
+    Raises:
+        ConfigError: one of them was asked for, of a server that is not SGLang's HTTP server.
+    """
+    asked = {
+        "--layered-trace-file": layered.layered_trace_file is not None,
+        "--moe-kernels layered": layered.moe_kernels == "layered",
+    }
+    flags = [flag for flag, is_asked in asked.items() if is_asked]
+    others = server_args.encoder_only or server_args.smg_grpc_mode or server_args.use_ray
+    if flags and others:
+        raise ConfigError(
+            f"{flags[0]} works with SGLang's HTTP server only; leave it out, or "
+            "--encoder-only, --smg-grpc-mode and --use-ray"
+        )
+    return bool(flags) or (
+        layered.moe_kernels == "auto" and not others and _a_gpu_may_use_our_kernels()
+    )
+
+
+def _a_gpu_may_use_our_kernels() -> bool:
+    import torch
+
+    from layered_sglang.moe.library import native_status
+
+    return torch.cuda.is_available() and native_status().cuda
 
 
 def _say_what_serves(server_args: ServerArgs) -> None:

@@ -77,32 +77,35 @@ __device__ __forceinline__ void tensor_load_2d(uint32_t target, const CUtensorMa
       : "memory");
 }
 
-__device__ __forceinline__ void tensor_load_3d(uint32_t target, const CUtensorMap* map,
-                                               uint32_t barrier, int x, int y, int z,
+__device__ __forceinline__ void tensor_load_4d(uint32_t target, const CUtensorMap* map,
+                                               uint32_t barrier, int x, int y, int z, int w,
                                                uint64_t cache_policy) {
   asm volatile(
-      "cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint"
-      " [%0], [%1, {%3, %4, %5}], [%2], %6;" ::"r"(target),
-      "l"(map), "r"(barrier), "r"(x), "r"(y), "r"(z), "l"(cache_policy)
+      "cp.async.bulk.tensor.4d.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint"
+      " [%0], [%1, {%3, %4, %5, %6}], [%2], %7;" ::"r"(target),
+      "l"(map), "r"(barrier), "r"(x), "r"(y), "r"(z), "r"(w), "l"(cache_policy)
       : "memory");
 }
 
 // The same to the same address in every block of the cluster that `mask` names; each block's own
 // barrier counts the bytes.
-__device__ __forceinline__ void tensor_load_3d_multicast(uint32_t target, const CUtensorMap* map,
+__device__ __forceinline__ void tensor_load_4d_multicast(uint32_t target, const CUtensorMap* map,
                                                          uint32_t barrier, int x, int y, int z,
-                                                         uint16_t mask, uint64_t cache_policy) {
+                                                         int w, uint16_t mask,
+                                                         uint64_t cache_policy) {
   asm volatile(
-      "cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes"
-      ".multicast::cluster.L2::cache_hint [%0], [%1, {%3, %4, %5}], [%2], %6, %7;" ::"r"(target),
-      "l"(map), "r"(barrier), "r"(x), "r"(y), "r"(z), "h"(mask), "l"(cache_policy)
+      "cp.async.bulk.tensor.4d.shared::cluster.global.mbarrier::complete_tx::bytes"
+      ".multicast::cluster.L2::cache_hint [%0], [%1, {%3, %4, %5, %6}], [%2], %7, %8;" ::"r"(
+          target),
+      "l"(map), "r"(barrier), "r"(x), "r"(y), "r"(z), "r"(w), "h"(mask), "l"(cache_policy)
       : "memory");
 }
 
 // Brings a box into the L2 without waiting for it and without shared memory.
-__device__ __forceinline__ void tensor_prefetch_3d(const CUtensorMap* map, int x, int y, int z) {
-  asm volatile("cp.async.bulk.prefetch.tensor.3d.L2.global [%0, {%1, %2, %3}];" ::"l"(map), "r"(x),
-               "r"(y), "r"(z)
+__device__ __forceinline__ void tensor_prefetch_4d(const CUtensorMap* map, int x, int y, int z,
+                                                   int w) {
+  asm volatile("cp.async.bulk.prefetch.tensor.4d.L2.global [%0, {%1, %2, %3, %4}];" ::"l"(map),
+               "r"(x), "r"(y), "r"(z), "r"(w)
                : "memory");
 }
 
@@ -143,16 +146,16 @@ __device__ __forceinline__ void wgmma_wait() {
   asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(kPending) : "memory");
 }
 
-// Describes an operand with K contiguous in rows of 128 bytes under the 128-byte swizzle; 8-row
-// groups start every kGroupStride bytes. `address` is in units of 16 bytes (shared_address / 16)
-// and belongs to a multiple of 1024 bytes, plus 32 for each step of 16 along K.
-template <int kGroupStride>
+// Describes an operand with K contiguous in rows of 128 or 64 bytes under the swizzle of that size;
+// 8-row groups start every kGroupStride bytes. `address` is in units of 16 bytes (shared_address /
+// 16) and belongs to a multiple of 8 rows' bytes, plus 32 for each step of 16 along K.
+template <int kRowBytes, int kGroupStride>
 __device__ __forceinline__ uint64_t operand_descriptor(uint32_t address) {
-  constexpr uint32_t swizzle_128_bytes = 1u << 30;
+  constexpr uint32_t swizzle = kRowBytes == 128 ? 1u << 30 : 2u << 30;
   uint64_t descriptor;
   asm("mov.b64 %0, {%1, %2};"
       : "=l"(descriptor)
-      : "r"(address | (1u << 16)), "r"(swizzle_128_bytes | (kGroupStride >> 4)));
+      : "r"(address | (1u << 16)), "r"(swizzle | (kGroupStride >> 4)));
   return descriptor;
 }
 

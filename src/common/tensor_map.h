@@ -11,13 +11,14 @@ namespace layered_sglang {
 // A bf16 tensor whose innermost dimension is contiguous. Reads beyond `sizes` give zero.
 struct TensorMapShape {
   const void* data;     // 16-byte aligned
-  int rank;             // 2 or 3
-  uint64_t sizes[3];    // innermost first
-  uint64_t strides[2];  // bytes between elements of dimension 1 (and 2); multiples of 16
-  uint32_t box[3];      // of one copy; the innermost is 64 elements, 128 bytes
+  int rank;             // 2 ... 4
+  uint64_t sizes[4];    // innermost first
+  uint64_t strides[3];  // bytes between elements of dimension 1, 2, ...; multiples of 16
+  uint32_t box[4];      // of one copy; the innermost is 64 or 32 elements
 };
 
-// Boxes land under the 128-byte swizzle. The map holds the tensor's address, so it lives as long.
+// Boxes land under the swizzle of their rows' 128 or 64 bytes. The map holds the tensor's address,
+// so it lives as long.
 cudaError_t make_tensor_map(const TensorMapShape& shape, CUtensorMap* map);
 
 }  // namespace layered_sglang

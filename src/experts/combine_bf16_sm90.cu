@@ -42,6 +42,8 @@ __global__ void __launch_bounds__(kThreads) combine(CombineArgs args) {
       add_scaled(value[i], __shfl_sync(kAllLanes, slot_weight, i), sum);
     }
   }
+#pragma unroll
+  for (float& element : sum) element *= args.routed_scaling_factor;
   if (chunk < chunks) {
     reinterpret_cast<uint4*>(args.y + token * args.hidden)[chunk] = round_to_bf16(sum);
   }

@@ -15,7 +15,8 @@ struct CombineArgs {
   __nv_bfloat16* y;             // [tokens, hidden]; zero where a token has no row
   int32_t num_tokens;
   int32_t top_k;
-  int32_t hidden;  // a multiple of 8
+  int32_t hidden;               // a multiple of 8
+  float routed_scaling_factor;  // of the sum over the slots
 };
 
 cudaError_t combine_bf16_sm90(const CombineArgs& args, bool overlap_launch, cudaStream_t stream);

@@ -7,7 +7,8 @@ cudaError_t down_gemm_bf16_sm90(const GroupedGemmArgs& args, const __nv_bfloat16
                                 const GroupedGemmOptions& options, cudaStream_t stream) {
   using namespace grouped_gemm;
   CUtensorMap weight_map;
-  cudaError_t error = make_weight_map(w2, args.num_experts, args.hidden, args.inter, &weight_map);
+  cudaError_t error =
+      make_weight_map(w2, args.num_experts, 1, args.hidden, args.inter, &weight_map);
   if (error != cudaSuccess) return error;
   CUtensorMap token_map;
   error =

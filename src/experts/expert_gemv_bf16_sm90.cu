@@ -37,10 +37,9 @@ __global__ void __launch_bounds__(kThreads, 6) gate_up_gemv(ExpertGemvArgs args)
   if (!is_expert(expert, args.num_experts)) return;  // the down kernel skips the slot
 
   const int chunks = args.hidden / 8;
-  const int64_t gate_row =
-      static_cast<int64_t>(expert) * 2 * args.inter + neuron / 16 * 32 + neuron % 16;
+  const int64_t gate_row = static_cast<int64_t>(expert) * 2 * args.inter + neuron;
   const uint4* gate_weights = reinterpret_cast<const uint4*>(args.w13) + gate_row * chunks;
-  const uint4* up_weights = gate_weights + 16 * static_cast<int64_t>(chunks);
+  const uint4* up_weights = gate_weights + static_cast<int64_t>(args.inter) * chunks;
   const uint4* x =
       reinterpret_cast<const uint4*>(args.x) + static_cast<int64_t>(pair / args.top_k) * chunks;
   float gate = 0.0f;
@@ -130,7 +129,8 @@ __global__ void __launch_bounds__(kThreads) down_gemv(ExpertGemvArgs args) {
   }
   sum = warp_sum(sum);
   if (lane == 0) {
-    args.y[static_cast<int64_t>(token) * args.hidden + output] = __float2bfloat16_rn(sum);
+    args.y[static_cast<int64_t>(token) * args.hidden + output] =
+        __float2bfloat16_rn(sum * args.routed_scaling_factor);
   }
 }
 

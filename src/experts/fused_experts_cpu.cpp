@@ -44,9 +44,8 @@ void fused_experts_cpu(const FusedExpertsCpuArgs& args) {
       const uint16_t* w13 = args.w13 + expert * 2 * inter * hidden;
       const uint16_t* w2 = args.w2 + expert * hidden * inter;
       for (int64_t i = 0; i < inter; ++i) {
-        const int64_t gate_row = i / 16 * 32 + i % 16;
-        const float gate = dot(w13 + gate_row * hidden, x.data(), hidden);
-        const float up = dot(w13 + (gate_row + 16) * hidden, x.data(), hidden);
+        const float gate = dot(w13 + i * hidden, x.data(), hidden);
+        const float up = dot(w13 + (inter + i) * hidden, x.data(), hidden);
         const float activated = args.bilinear ? gate * up : gate / (1.0f + std::exp(-gate)) * up;
         neurons[i] = from_bf16(to_bf16(activated));
       }
@@ -54,7 +53,8 @@ void fused_experts_cpu(const FusedExpertsCpuArgs& args) {
         sum[i] += args.topk_weights[slot] * dot(w2 + i * inter, neurons.data(), inter);
       }
     }
-    for (int64_t i = 0; i < hidden; ++i) args.y[token * hidden + i] = to_bf16(sum[i]);
+    for (int64_t i = 0; i < hidden; ++i)
+      args.y[token * hidden + i] = to_bf16(sum[i] * args.routed_scaling_factor);
   }
 }
 

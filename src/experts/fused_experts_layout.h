@@ -18,7 +18,7 @@ struct FusedExpertsSizes {
 
 // Limits of the kernels (besides those of the expert plan).
 inline constexpr int64_t kExpertHiddenMultiple = 8;  // 16-byte rows for the copy engine
-inline constexpr int64_t kExpertInterMultiple = 16;  // gate and up alternate in blocks of 16
+inline constexpr int64_t kExpertInterMultiple = 8;   // the same, of w2 and of the intermediate
 inline constexpr int64_t kMaxExpertTopK = 32;
 
 enum class FusedExpertsPath : int {

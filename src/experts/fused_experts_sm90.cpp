@@ -30,6 +30,7 @@ ExpertGemvArgs gemv_args(const FusedExpertsArgs& args, __nv_bfloat16* intermedia
   gemv.hidden = static_cast<int32_t>(args.sizes.hidden);
   gemv.inter = static_cast<int32_t>(args.sizes.inter);
   gemv.activation = args.activation;
+  gemv.routed_scaling_factor = args.routed_scaling_factor;
   return gemv;
 }
 
@@ -94,6 +95,7 @@ cudaError_t fused_experts_sm90(const FusedExpertsArgs& args, FusedExpertsPath pa
   combine.num_tokens = gemm.num_tokens;
   combine.top_k = gemm.top_k;
   combine.hidden = gemm.hidden;
+  combine.routed_scaling_factor = args.routed_scaling_factor;
   return combine_bf16_sm90(combine, options.overlap_launch, stream);
 }
 

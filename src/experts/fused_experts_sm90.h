@@ -12,13 +12,14 @@ namespace layered_sglang {
 struct FusedExpertsArgs {
   FusedExpertsSizes sizes;
   const __nv_bfloat16* x;     // [tokens, hidden]
-  const __nv_bfloat16* w13;   // [E, 2 * inter, hidden], gate and up in blocks of 16 rows
+  const __nv_bfloat16* w13;   // [E, 2 * inter, hidden], gate rows, then up rows
   const __nv_bfloat16* w2;    // [E, hidden, inter]
   const float* topk_weights;  // [tokens, top_k]
   const int32_t* topk_ids;    // [tokens, top_k]; outside [0, E): contributes nothing
-  __nv_bfloat16* y;           // [tokens, hidden]
+  __nv_bfloat16* y;           // [tokens, hidden]; may be x
   void* workspace;            // fused_experts_workspace_bytes, 256-byte aligned
   Activation activation;
+  float routed_scaling_factor;  // of the sum
   GroupedGemmTuning tuning;
 };
 

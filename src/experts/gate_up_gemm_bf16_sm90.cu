@@ -9,7 +9,7 @@ cudaError_t gate_up_gemm_bf16_sm90(const GroupedGemmArgs& args, const __nv_bfloa
   const int weight_rows = 2 * args.inter;
   CUtensorMap weight_map;
   const cudaError_t error =
-      make_weight_map(w13, args.num_experts, weight_rows, args.hidden, &weight_map);
+      make_weight_map(w13, args.num_experts, 2, args.inter, args.hidden, &weight_map);
   if (error != cudaSuccess) return error;
   KernelArgs kernel_args = {};
   kernel_args.gemm = args;

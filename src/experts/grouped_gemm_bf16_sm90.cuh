@@ -9,7 +9,8 @@
 //            too (the down GEMM, whose rows are in order: warp 0 alone), or gathered row by row
 //            with cp.async (the gate/up GEMM: all four);
 //   4 ... 11 two warpgroups, 128 weight rows each: wgmma, then the epilogue from registers.
-// A stage is 64 of K. Every role walks the same tasks on its own, so none is handed over.
+// A stage is 64 of K (or 32: LAYERED_SGLANG_STAGE_DEPTH). Every role walks the same tasks on its
+// own, so none is handed over.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -29,9 +30,18 @@ inline constexpr int kConsumerWarps = 8;
 inline constexpr int kProducerRegisters = 72;
 inline constexpr int kConsumerRegisters = 216;
 
-inline constexpr int kStages = 4;
-inline constexpr int kStageDepth = 64;  // of K: 128 bytes, one row of the swizzle
-inline constexpr int kRowBytes = kStageDepth * 2;
+#ifndef LAYERED_SGLANG_STAGE_DEPTH
+#define LAYERED_SGLANG_STAGE_DEPTH 64
+#endif
+#ifndef LAYERED_SGLANG_STAGES
+#define LAYERED_SGLANG_STAGES (256 / LAYERED_SGLANG_STAGE_DEPTH)
+#endif
+inline constexpr int kStages = LAYERED_SGLANG_STAGES;
+inline constexpr int kStageDepth = LAYERED_SGLANG_STAGE_DEPTH;  // of K
+inline constexpr int kRowBytes = kStageDepth * 2;               // one row of the swizzle
+inline constexpr int kRowChunks = kRowBytes / 16;
+inline constexpr int kGroupBytes = 8 * kRowBytes;  // 8 rows, as wgmma's descriptors count
+static_assert(kRowBytes == 128 || kRowBytes == 64, "the copy engine's and wgmma's swizzles");
 inline constexpr int kHalfWeightBytes = kTileWeightRows / 2 * kRowBytes;
 inline constexpr int kWeightBytes = 2 * kHalfWeightBytes;
 inline constexpr int kTokenBytes = kMaxTileTokens * kRowBytes;
@@ -94,8 +104,7 @@ __device__ __forceinline__ void fill_table(const GroupedGemmArgs& gemm, const Ti
     int before = 0;
     for (int first = 0; first < gemm.num_experts; first += kWarpSize) {
       const int e = first + threadIdx.x;
-      const int tiles =
-          e < gemm.num_experts ? token_tile_count(table.count[e], kCluster) / kCluster : 0;
+      const int tiles = e < gemm.num_experts ? task_tile_count(table.count[e], kCluster) : 0;
       const int end = before + warp_inclusive_scan(tiles, threadIdx.x);
       if (e < gemm.num_experts) table.tile_end[e] = end;
       before = __shfl_sync(kAllLanes, end, kWarpSize - 1);
@@ -119,13 +128,12 @@ __device__ __forceinline__ Task find_task(const TileTable& table, const KernelAr
   task.expert = __reduce_add_sync(kAllLanes, experts_before);
   const int tiles_before = task.expert == 0 ? 0 : table.tile_end[task.expert - 1];
   const int tiles = table.tile_end[task.expert] - tiles_before;
-  const int within = index - tiles_before * num_weight_tiles;
-  task.weight_tile = within / tiles;
-  const int token_tile = (within - task.weight_tile * tiles) * kCluster + rank;
-  const int count = table.count[task.expert];
-  task.width = token_tile_width(count, tiles * kCluster);
-  task.first_row = table.offset[task.expert] + token_tile * task.width;
-  task.rows = min(task.width, count - token_tile * task.width);
+  const TaskPlace place = place_task(index - tiles_before * num_weight_tiles, tiles,
+                                     table.count[task.expert], kCluster, rank);
+  task.weight_tile = place.weight_tile;
+  task.width = place.width;
+  task.first_row = table.offset[task.expert] + place.first_row;
+  task.rows = place.rows;
   return task;
 }
 
@@ -156,30 +164,36 @@ struct SharedLayout {
   __device__ __forceinline__ uint32_t empty_barrier(int stage) const { return empty + 8 * stage; }
 };
 
-template <int kCluster>
+// Half a tile of weights is one box, 128 rows: of w2 adjacent ones, of w13 the gate rows of 64
+// neurons and then their up rows, which lie `inter` rows apart. Rows of its first coordinate.
+template <bool kGateUp>
+__device__ __forceinline__ int box_row(int weight_tile, int half) {
+  return (2 * weight_tile + half) * (kGateUp ? kTileWeightRows / 4 : kTileWeightRows / 2);
+}
+
+template <bool kGateUp, int kCluster>
 __device__ __forceinline__ void load_weights(const CUtensorMap* map, const SharedLayout& shared,
                                              const Task& task, int stage, int k_block, int rank,
                                              uint64_t policy) {
   const int column = k_block * kStageDepth;
-  const int row = task.weight_tile * kTileWeightRows;
   const uint32_t barrier = shared.full_barrier(stage);
   if constexpr (kCluster == 1) {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      ptx::tensor_load_3d(shared.weights(stage) + half * kHalfWeightBytes, map, barrier, column,
-                          row + half * kTileWeightRows / 2, task.expert, policy);
+      ptx::tensor_load_4d(shared.weights(stage) + half * kHalfWeightBytes, map, barrier, column,
+                          box_row<kGateUp>(task.weight_tile, half), 0, task.expert, policy);
     }
   } else {
     // Each block loads its half for both.
-    ptx::tensor_load_3d_multicast(shared.weights(stage) + rank * kHalfWeightBytes, map, barrier,
-                                  column, row + rank * kTileWeightRows / 2, task.expert, 0b11,
-                                  policy);
+    ptx::tensor_load_4d_multicast(shared.weights(stage) + rank * kHalfWeightBytes, map, barrier,
+                                  column, box_row<kGateUp>(task.weight_tile, rank), 0, task.expert,
+                                  0b11, policy);
   }
 }
 
 // Brings the block's own part of the weights into the L2, tuning.prefetch_stages before the stage
 // of `k_block`, which may be one of the next task.
-template <int kCluster>
+template <bool kGateUp, int kCluster>
 __device__ __forceinline__ void prefetch_weights(const CUtensorMap* map, const KernelArgs& args,
                                                  const Task& current, const Task& next,
                                                  bool has_next, int k_block, int k_blocks,
@@ -190,11 +204,12 @@ __device__ __forceinline__ void prefetch_weights(const CUtensorMap* map, const K
   if (beyond) ahead -= k_blocks;
   if ((beyond && !has_next) || ahead >= k_blocks) return;
   const int expert = beyond ? next.expert : current.expert;
-  const int row = (beyond ? next.weight_tile : current.weight_tile) * kTileWeightRows;
+  const int weight_tile = beyond ? next.weight_tile : current.weight_tile;
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
     if (kCluster == 1 || half == rank) {
-      ptx::tensor_prefetch_3d(map, ahead * kStageDepth, row + half * kTileWeightRows / 2, expert);
+      ptx::tensor_prefetch_4d(map, ahead * kStageDepth, box_row<kGateUp>(weight_tile, half), 0,
+                              expert);
     }
   }
 }
@@ -237,7 +252,8 @@ __device__ __forceinline__ void run_copy_warp(const CUtensorMap* weight_map,
         if (issues) {
           for (int i = 0; i < early; ++i) {
             ptx::barrier_arrive_expect_bytes(shared.full_barrier(i), bytes);
-            load_weights<kCluster>(weight_map, shared, task, i, i, range.rank, args.weight_policy);
+            load_weights<false, kCluster>(weight_map, shared, task, i, i, range.rank,
+                                          args.weight_policy);
           }
         }
         token_debt = early;
@@ -247,12 +263,12 @@ __device__ __forceinline__ void run_copy_warp(const CUtensorMap* weight_map,
         if (token_debt == 0) {
           ptx::barrier_wait(shared.empty_barrier(position.stage), position.round ^ 1);
           ptx::barrier_arrive_expect_bytes(shared.full_barrier(position.stage), bytes);
-          load_weights<kCluster>(weight_map, shared, task, position.stage, k_block, range.rank,
-                                 args.weight_policy);
+          load_weights<false, kCluster>(weight_map, shared, task, position.stage, k_block,
+                                        range.rank, args.weight_policy);
         }
         load_tokens(token_map, shared, task, position.stage, k_block);
-        prefetch_weights<kCluster>(weight_map, args, task, next, has_next, k_block, k_blocks,
-                                   range.rank);
+        prefetch_weights<false, kCluster>(weight_map, args, task, next, has_next, k_block, k_blocks,
+                                          range.rank);
       }
       token_debt = max(token_debt - 1, 0);
       position.advance();
@@ -262,21 +278,27 @@ __device__ __forceinline__ void run_copy_warp(const CUtensorMap* weight_map,
   ptx::wait_for_previous_kernels();
 }
 
-// The gate/up GEMM's producers: warps 0 ... 3. Eight threads copy a row, 16 bytes each; thread 0
-// also issues the weights' copies.
+// Place of a row's 16-byte chunk under the swizzle, in bytes from the first row.
+__device__ __forceinline__ uint32_t swizzled(int row, int chunk) {
+  const int turn = kRowBytes == 128 ? row % 8 : row / 2 % 4;
+  return row * kRowBytes + ((chunk ^ turn) << 4);
+}
+
+// The gate/up GEMM's producers: warps 0 ... 3. kRowChunks threads copy a row, 16 bytes each; thread
+// 0 also issues the weights' copies.
 template <int kCluster>
 __device__ __forceinline__ void run_gather_warps(const CUtensorMap* weight_map,
                                                  const KernelArgs& args, const SharedLayout& shared,
                                                  const TileTable& table, const TaskRange& range) {
-  constexpr int kRowStep = kProducerThreads / 8;
+  constexpr int kRowStep = kProducerThreads / kRowChunks;
   constexpr int kRowsPerThread = kMaxTileTokens / kRowStep;
   static_assert(kMaxTileTokens % kRowStep == 0, "the last step must not reach the next stage");
   static_assert(kRowStep % 8 == 0, "a thread's rows share one swizzle");
-  const int chunk = threadIdx.x % 8;
-  const int row = threadIdx.x / 8;
+  const int chunk = threadIdx.x % kRowChunks;
+  const int row = threadIdx.x / kRowChunks;
   const int k_blocks = (args.depth + kStageDepth - 1) / kStageDepth;
   const int row_units = args.depth / 8;  // of 16 bytes
-  const uint32_t place = row * kRowBytes + ((chunk ^ (row % 8)) << 4);
+  const uint32_t place = swizzled(row, chunk);
 
   // The pairs of the thread's rows. Rows beyond the tile read its first row once more, and an empty
   // tile, which has none, the first token.
@@ -312,10 +334,10 @@ __device__ __forceinline__ void run_gather_warps(const CUtensorMap* weight_map,
       const uint32_t full = shared.full_barrier(position.stage);
       if (threadIdx.x == 0) {
         ptx::barrier_arrive_expect_bytes(full, kWeightBytes);
-        load_weights<kCluster>(weight_map, shared, current, position.stage, k_block, range.rank,
-                               args.weight_policy);
-        prefetch_weights<kCluster>(weight_map, args, current, task, has_next, k_block, k_blocks,
-                                   range.rank);
+        load_weights<true, kCluster>(weight_map, shared, current, position.stage, k_block,
+                                     range.rank, args.weight_policy);
+        prefetch_weights<true, kCluster>(weight_map, args, current, task, has_next, k_block,
+                                         k_blocks, range.rank);
       }
       const uint32_t target = shared.tokens(position.stage) + place;
       const auto* x = reinterpret_cast<const uint4*>(args.x + k_block * kStageDepth);
@@ -341,8 +363,9 @@ __device__ __forceinline__ void run_gather_warps(const CUtensorMap* weight_map,
   }
 }
 
-// Stores a task's result. The even 8-row groups of a warpgroup's 128 weight rows are in sums[0],
-// the odd ones in sums[1], so a warp holds 32 adjacent rows and stores whole sectors. An 8x8 block
+// Stores a task's result. Of a warpgroup's 128 weight rows, sums[0] has the gate rows and sums[1]
+// the up rows of the same 64 neurons; in the down GEMM, sums[0] has the even 8-row groups and
+// sums[1] the odd ones, so a warp holds 32 adjacent rows. So it stores whole sectors. An 8x8 block
 // is turned by stmatrix, so that a lane gets 8 adjacent outputs of one row.
 template <bool kGateUp, int kColumns>
 __device__ __forceinline__ void store_tile(const KernelArgs& args, const Task& task,
@@ -374,9 +397,10 @@ __device__ __forceinline__ void store_tile(const KernelArgs& args, const Task& t
           if (column_block * 8 >= kColumns) continue;
 #pragma unroll
           for (int b = 0; b < 2; ++b) {
-            const float* d = &sums[b][4 * column_block];
-            packed[half][b] =
-                ptx::pack_bf16(activate(d[0], d[2], activation), activate(d[1], d[3], activation));
+            const float* gate = &sums[0][4 * column_block + 2 * b];
+            const float* up = &sums[1][4 * column_block + 2 * b];
+            packed[half][b] = ptx::pack_bf16(activate(gate[0], up[0], activation),
+                                             activate(gate[1], up[1], activation));
           }
         }
         if (first + 16 * j < kColumns) {
@@ -474,11 +498,16 @@ __device__ __forceinline__ void compute_task(const KernelArgs& args, const Share
     ptx::wgmma_fence();
 #pragma unroll
     for (int k = 0; k < kStageDepth / 16; ++k) {
-      const uint64_t b = ptx::operand_descriptor<1024>(tokens + k * 2);
+      const uint64_t b = ptx::operand_descriptor<kRowBytes, kGroupBytes>(tokens + k * 2);
 #pragma unroll
       for (int parity = 0; parity < 2; ++parity) {
-        wgmma_bf16<kColumns>(sums[parity],
-                             ptx::operand_descriptor<2048>(weights + parity * 64 + k * 2), b);
+        // See store_tile: which of the 128 rows are whose.
+        constexpr int kGroupStride = kGateUp ? kGroupBytes : 2 * kGroupBytes;
+        constexpr int kSecond = (kGateUp ? kHalfWeightBytes / 2 : kGroupBytes) / 16;
+        wgmma_bf16<kColumns>(
+            sums[parity],
+            ptx::operand_descriptor<kRowBytes, kGroupStride>(weights + parity * kSecond + k * 2),
+            b);
       }
     }
     ptx::wgmma_commit();
@@ -500,7 +529,7 @@ __device__ __forceinline__ void run_consumers(const KernelArgs& args, const Shar
   const int group = threadIdx.x / 128 - 1;
   // The second warpgroup starts late and stays behind: while one is in its epilogue the other keeps
   // the tensor cores busy.
-  const int lag = args.tuning.consumer_lag;
+  const int lag = min(args.tuning.consumer_lag, kStages - 1);
   if (group == 1 && range.first < range.end && lag > 0 && args.depth > lag * kStageDepth) {
     ptx::barrier_wait(shared.full_barrier(lag), 0);
   }

@@ -48,8 +48,7 @@ struct GroupedGemmOptions {
 };
 
 // intermediate [rows, inter] = activation(x[token] w13[expert]^T), gathering x by sorted_rows.
-//   x [tokens, hidden]; w13 [E, 2 * inter, hidden] with gate and up rows alternating in blocks of
-//   16: 16 gate rows, the 16 up rows of the same neurons, the next 16 gate rows, ...
+//   x [tokens, hidden]; w13 [E, 2 * inter, hidden]: of each expert the gate rows, then the up rows
 cudaError_t gate_up_gemm_bf16_sm90(const GroupedGemmArgs& args, const __nv_bfloat16* x,
                                    const __nv_bfloat16* w13, __nv_bfloat16* intermediate,
                                    const GroupedGemmOptions& options, cudaStream_t stream);

@@ -10,16 +10,19 @@ namespace layered_sglang::grouped_gemm {
 inline constexpr uint64_t kEvictNormal = 0x1000000000000000;
 inline constexpr uint64_t kEvictFirst = 0x12F0000000000000;
 
-inline cudaError_t make_weight_map(const __nv_bfloat16* weights, int experts, int rows, int depth,
-                                   CUtensorMap* map) {
+// Weights [experts, parts, rows, depth]. A box has as many rows of each part, 128 in all.
+inline cudaError_t make_weight_map(const __nv_bfloat16* weights, int experts, int parts, int rows,
+                                   int depth, CUtensorMap* map) {
   const auto row_bytes = static_cast<uint64_t>(depth) * 2;
-  return make_tensor_map(
-      {weights,
-       3,
-       {static_cast<uint64_t>(depth), static_cast<uint64_t>(rows), static_cast<uint64_t>(experts)},
-       {row_bytes, row_bytes * rows},
-       {kStageDepth, kTileWeightRows / 2, 1}},
-      map);
+  const auto part_bytes = row_bytes * rows;
+  return make_tensor_map({weights,
+                          4,
+                          {static_cast<uint64_t>(depth), static_cast<uint64_t>(rows),
+                           static_cast<uint64_t>(parts), static_cast<uint64_t>(experts)},
+                          {row_bytes, part_bytes, part_bytes * parts},
+                          {kStageDepth, static_cast<uint32_t>(kTileWeightRows / 2 / parts),
+                           static_cast<uint32_t>(parts), 1}},
+                         map);
 }
 
 inline cudaError_t multiprocessor_count(int* count) {

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-from layered_sglang.moe import interleave_gate_up
 from layered_sglang.moe.reference import fused_experts_fp32
 
 MAX_RELATIVE_ERROR = 0.005
@@ -22,7 +21,7 @@ class Shape(NamedTuple):
 
 
 class Layer(NamedTuple):
-    """One call's tensors; w13 is interleaved."""
+    """One call's tensors."""
 
     x: torch.Tensor
     w13: torch.Tensor
@@ -44,7 +43,7 @@ def random_layer(shape: Shape, topk_ids: torch.Tensor, device: str, seed: int = 
     w2 = normal(experts, hidden, inter, scale=inter**-0.5)
     x = normal(topk_ids.shape[0], hidden, scale=1.0)
     weights = torch.rand(topk_ids.shape, generator=generator, device=device)
-    return Layer(x, interleave_gate_up(w13), w2, weights, topk_ids.to(device))
+    return Layer(x, w13, w2, weights, topk_ids.to(device))
 
 
 def integer_layer(shape: Shape, topk_ids: torch.Tensor, device: str, seed: int = 0) -> Layer:
@@ -67,7 +66,7 @@ def integer_layer(shape: Shape, topk_ids: torch.Tensor, device: str, seed: int =
     w2 = sparse(experts, hidden, inter, nonzeros=min(2, inter))
     x = sparse(topk_ids.shape[0], hidden, nonzeros=hidden)
     weights = torch.ones(topk_ids.shape, device=device)
-    return Layer(x, interleave_gate_up(w13), w2, weights, topk_ids.to(device))
+    return Layer(x, w13, w2, weights, topk_ids.to(device))
 
 
 def relative_error(result: torch.Tensor, expected: torch.Tensor) -> float:

@@ -7,12 +7,7 @@ import importlib
 import pytest
 import torch
 from fused_experts_cases import Layer, Shape, assert_close, integer_layer, random_layer, uniform_ids
-from layered_sglang.moe import (
-    fused_experts,
-    interleave_gate_up,
-    native_status,
-    separate_gate_up,
-)
+from layered_sglang.moe import fused_experts, native_status
 from layered_sglang.moe.fused_experts_layout import check_fused_experts_input
 from layered_sglang.moe.reference import fused_experts_fp32, fused_experts_reference
 from plan_cases import with_counts, with_invalid
@@ -25,8 +20,8 @@ def layer_of(topk_ids: torch.Tensor) -> Layer:
 
 
 def by_definition(layer: Layer) -> torch.Tensor:
-    """Token by token and slot by slot, on separated weights."""
-    w13 = separate_gate_up(layer.w13).float()
+    """Token by token and slot by slot."""
+    w13 = layer.w13.float()
     y = torch.zeros(layer.x.shape)
     for token, ids in enumerate(layer.topk_ids.tolist()):
         for slot, expert in enumerate(ids):
@@ -81,16 +76,21 @@ def test_public_function_falls_back_without_the_library(monkeypatch: pytest.Monk
     assert torch.equal(fused_experts(*layer), fused_experts_reference(*layer))
 
 
-def test_interleaving() -> None:
-    rows = torch.arange(64).view(1, 64, 1)  # 32 gate rows, then 32 up rows
-    interleaved = interleave_gate_up(rows).flatten().tolist()
-    blocks = [list(range(start, start + 16)) for start in (0, 32, 16, 48)]
-    assert interleaved == [row for block in blocks for row in block]
-    assert torch.equal(separate_gate_up(interleave_gate_up(rows)), rows)
-    with pytest.raises(
-        ValueError, match=r"w13: expected .* multiple of 16, got int64 \[1, 40, 1\]"
-    ):
-        interleave_gate_up(torch.arange(40).view(1, 40, 1))
+@pytest.mark.parametrize("native_code", [True, False], ids=["operator", "reference"])
+def test_scaling_and_writing_over_the_input(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, native_code: bool
+) -> None:
+    if native_code:
+        request.getfixturevalue("native")
+    else:
+        module = importlib.import_module("layered_sglang.moe.fused_experts")
+        monkeypatch.setattr(module, "has_kernels_for", lambda device: False)
+    layer = layer_of(ROUTINGS["invalid ids"])
+    scaled = fused_experts(*layer, routed_scaling_factor=2.5)
+    torch.testing.assert_close(scaled.float(), 2.5 * by_definition(layer), rtol=0.02, atol=0.02)
+    x = layer.x.clone()
+    result = fused_experts(x, *layer[1:], routed_scaling_factor=2.5, out=x)
+    assert result is x and torch.equal(x, scaled)
 
 
 BAD_INPUTS = {
@@ -109,9 +109,9 @@ BAD_INPUTS = {
     "topk_ids: expected contiguous int32 [9, 3] on cpu, got int32 [8, 3] on cpu": {
         "topk_ids": torch.zeros(8, 3, dtype=torch.int32)
     },
-    "w2: expected an intermediate size that is a multiple of 16, got 40": {
-        "w13": torch.zeros(6, 80, 72).bfloat16(),
-        "w2": torch.zeros(6, 72, 40).bfloat16(),
+    "w2: expected an intermediate size that is a multiple of 8, got 44": {
+        "w13": torch.zeros(6, 88, 72).bfloat16(),
+        "w2": torch.zeros(6, 72, 44).bfloat16(),
     },
     "x: expected a hidden size that is a multiple of 8, got 4": {
         "x": torch.zeros(9, 4).bfloat16(),

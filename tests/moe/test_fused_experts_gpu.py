@@ -26,6 +26,7 @@ SHAPES = [
     *(QWEN._replace(inter=inter) for inter in (384, 192, 96)),  # tensor-parallel shards
     Shape(32, 4, 2880, 2880),  # gpt-oss-20b: K and both outputs end within a tile
     Shape(8, 2, 4096, 1792),  # Mixtral, an eighth
+    Shape(4, 2, 520, 328),  # inter a multiple of 8 only: gate's tail must not reach into up
     Shape(5, 3, 72, 48),  # less than one tile, and one block of K, everywhere
 ]
 SMALL = Shape(16, 4, 512, 256)
@@ -157,6 +158,16 @@ def test_calls_follow_one_another_in_one_workspace() -> None:
             for layer, out in zip(layers, outs, strict=True):
                 torch.ops.layered_sglang.fused_experts_out(*layer, out, workspace, "silu", path)
         assert all(torch.equal(*pair) for pair in zip(outs, expected, strict=True))
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_scales_and_writes_over_its_input(path: str) -> None:
+    layer = random_layer(SMALL, with_invalid(uniform_ids(300, SMALL), [-1]), "cuda")
+    expected = 2.5 * fused_experts(*layer, path=path).float()
+    for _ in range(10):  # a kernel that starts early must not read what the last one has written
+        x = layer.x.clone()
+        assert fused_experts(x, *layer[1:], path=path, routed_scaling_factor=2.5, out=x) is x
+        torch.testing.assert_close(x.float(), expected, rtol=0.01, atol=0.01)
 
 
 def test_refuses_a_small_or_misaligned_workspace() -> None:

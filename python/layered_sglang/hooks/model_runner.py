@@ -39,14 +39,8 @@ class LayeredModelRunner(ModelRunner):
             self.graphs_text = f"{text} ({gigabytes:.1f} GiB)"
 
     def describe_experts(self) -> str:
-        """What computes the experts, for the start-up banner."""
-        methods = (getattr(module, "quant_method", None) for module in self.model.modules())
-        runners = {runner for method in methods if (runner := getattr(method, "runner", None))}
-        if not runners:
-            return "none: a dense model"
-        if self.device == "cpu":
-            return "SGLang's PyTorch code"
-        return "SGLang's " + ", ".join(sorted({r.runner_backend.value for r in runners}))
+        """What computes the experts, for the start-up banner (``hooks/moe_runner.py`` says it)."""
+        return self.experts_text
 
     def _forward_raw(
         self, forward_batch: ForwardBatch, *args: Any, **kwargs: Any

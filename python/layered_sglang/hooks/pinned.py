@@ -50,6 +50,9 @@ PINNED: dict[str, str] = {
     "sglang.srt.managers.tp_worker:TpModelWorker._init_model_runner": "",
     "sglang.srt.managers.tp_worker:TpModelWorker.forward_batch_generation": "batch forward_batch "
     "pp_proxy_tensors is_verify skip_attn_backend_init capture_hidden_mode",
+    f"{_RUNNER}.load_model": "",
+    "sglang.srt.layers.moe.fused_moe_triton.layer:FusedMoE.run_moe_core": "dispatch_output",
+    "sglang.srt.layers.quantization.unquant:UnquantizedFusedMoEMethod.apply": "layer dispatch_output",
     f"{_RUNNER}.init_attention_backends": "",
     f"{_RUNNER}._get_attention_backend": "init_new_workspace",
     f"{_RUNNER}._forward_raw": "forward_batch pp_proxy_tensors reinit_attn_backend "

@@ -12,12 +12,13 @@ from layered_sglang.config import ConfigError
 
 _SERVER_ARGS = "sglang.srt.server_args.ServerArgs"
 _SCHEDULER = "sglang.srt.managers.scheduler.Scheduler"
+_LOAD_MODEL = "sglang.srt.model_executor.model_runner.ModelRunner.load_model"
 
 #: True in processes that run a scheduler (set by ``scheduler_process`` before plugins load).
 in_scheduler_process = False
 
-#: True where that scheduler is SGLang's own and only its iterations are to be traced.
-trace_only = False
+#: True where that scheduler is SGLang's own: its iterations may be traced, and its experts chosen.
+stock_schedule = False
 
 
 def register_hooks() -> None:
@@ -29,12 +30,15 @@ def register_hooks() -> None:
         f"{_SERVER_ARGS}.from_cli_args", server_args.build_with_layered_config, HookType.AROUND
     )
     if in_scheduler_process:
+        from layered_sglang.hooks import moe_runner
+
         HookRegistry.register(_SCHEDULER, _our_scheduler(), HookType.REPLACE)
+        HookRegistry.register(_LOAD_MODEL, moe_runner.choose_moe_kernels, HookType.AFTER)
 
 
 def _our_scheduler() -> type:
     """The class that stands in for SGLang's scheduler in this process."""
-    if trace_only:
+    if stock_schedule:
         from layered_sglang.hooks.traced_scheduler import TracedScheduler
 
         return TracedScheduler
@@ -51,7 +55,7 @@ def verify_hooks() -> None:
     """
     targets = [f"{_SERVER_ARGS}.add_cli_args", f"{_SERVER_ARGS}.from_cli_args"]
     if in_scheduler_process:
-        targets.append(_SCHEDULER)
+        targets += [_SCHEDULER, _LOAD_MODEL]
     for target in targets:
         ours = any(
             hook.__module__.startswith("layered_sglang.")
@@ -59,7 +63,7 @@ def verify_hooks() -> None:
         )
         if not ours or target not in HookRegistry._patched:
             raise ConfigError(
-                f"the hook on {target} did not take, so prompts would not be layered; see SGLang's "
+                f"the hook on {target} did not take, so layered-sglang would not serve; see SGLang's "
                 "log above for the cause, and check that SGLANG_PLUGINS, if set, names layered_sglang"
             )
     if in_scheduler_process:

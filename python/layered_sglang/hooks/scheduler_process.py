@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import sys
 from multiprocessing.connection import Connection
-from typing import Any
+from typing import Any, NoReturn
 
-from layered_sglang.config import ConfigError
+from layered_sglang.config import ConfigError, StartRefused
 from layered_sglang.hooks import registration
 
 
@@ -26,16 +26,24 @@ def run_scheduler_process(*args: Any, **kwargs: Any) -> None:
         load_plugins()
         registration.verify_hooks()
     except ConfigError as error:
-        print(f"layered-sglang: error: {error}", file=sys.stderr, flush=True)
-        pipe = next(a for a in (*args, *kwargs.values()) if isinstance(a, Connection))
-        pipe.send({"status": "refused"})
-        sys.exit(1)
+        _refuse(error, *args, *kwargs.values())
     from sglang.srt.managers import scheduler
 
-    scheduler.run_scheduler_process(*args, **kwargs)
+    try:
+        scheduler.run_scheduler_process(*args, **kwargs)
+    except StartRefused as error:
+        _refuse(error, *args, *kwargs.values())
 
 
-def run_traced_scheduler_process(*args: Any, **kwargs: Any) -> None:
-    """The same for ``--prefill-schedule chunked`` with a trace file: SGLang's scheduler, traced."""
-    registration.trace_only = True
+def run_stock_scheduler_process(*args: Any, **kwargs: Any) -> None:
+    """The same for ``--prefill-schedule chunked``: SGLang's scheduler, traced if a file is named, and
+    the experts' kernels as ``--moe-kernels`` says."""
+    registration.stock_schedule = True
     run_scheduler_process(*args, **kwargs)
+
+
+def _refuse(error: BaseException, *arguments: Any) -> NoReturn:
+    print(f"layered-sglang: error: {error}", file=sys.stderr, flush=True)
+    pipe = next(a for a in arguments if isinstance(a, Connection))
+    pipe.send({"status": "refused"})
+    sys.exit(1)

@@ -13,6 +13,7 @@ import torch
 from layered_sglang import config, platforms
 from layered_sglang.config import ConfigError, LayeredConfig
 from layered_sglang.executor.architectures import architecture_of
+from layered_sglang.moe.selection import why_no_kernels
 
 if TYPE_CHECKING:
     from sglang.srt.server_args import ServerArgs
@@ -48,6 +49,8 @@ def build_with_layered_config(
     """Hook around ``ServerArgs.from_cli_args``: validate before, attach and refuse after."""
     layered = config.from_namespace(namespace)
     platforms.fill_defaults(namespace)
+    if layered.moe_kernels == "layered":
+        _refuse_device(namespace.device)
     if layered.layered:
         from layered_sglang.hooks.planner import check_cost_profile
 
@@ -63,6 +66,18 @@ def build_with_layered_config(
 
         refuse_unsupported(server_args, layered)
     return server_args
+
+
+def _refuse_device(device: str | None) -> None:
+    """Refuse ``--moe-kernels layered`` where no model's experts could be served."""
+    if device is None:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    why = why_no_kernels(torch.device(device, 0) if device == "cuda" else torch.device(device))
+    if why:
+        raise ConfigError(
+            f"--moe-kernels layered cannot compute the experts: {why}; "
+            "use --moe-kernels auto or sglang"
+        )
 
 
 def _refuse_architecture(model_path: str) -> None:

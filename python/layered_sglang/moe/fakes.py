@@ -48,6 +48,7 @@ def _fused_experts(
     topk_ids: torch.Tensor,
     activation: str = "silu",
     path: str = "auto",
+    routed_scaling_factor: float = 1.0,
 ) -> torch.Tensor:
     check_fused_experts_input(x, w13, w2, topk_weights, topk_ids, activation, path)
     return torch.empty_like(x)
@@ -61,8 +62,9 @@ def _fused_experts_out(
     topk_weights: torch.Tensor,
     topk_ids: torch.Tensor,
     y: torch.Tensor,
-    workspace: torch.Tensor,
+    workspace: torch.Tensor | None = None,
     activation: str = "silu",
     path: str = "auto",
+    routed_scaling_factor: float = 1.0,
 ) -> None:
     check_fused_experts_input(x, w13, w2, topk_weights, topk_ids, activation, path)

@@ -18,19 +18,23 @@ def fused_experts(
     *,
     activation: str = "silu",
     path: str = "auto",
+    routed_scaling_factor: float = 1.0,
+    out: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """The sum over a token's experts of topk_weight * w2[e] @ (silu(gate) * up).
 
     Args:
         x: bfloat16 [tokens, hidden]; hidden a multiple of 8.
-        w13: bfloat16 [E, 2 * inter, hidden], as `interleave_gate_up` makes it once at load.
-        w2: bfloat16 [E, hidden, inter]; inter (of this rank's shard) a multiple of 16.
+        w13: bfloat16 [E, 2 * inter, hidden]; of each expert the gate rows, then the up rows.
+        w2: bfloat16 [E, hidden, inter]; inter (of this rank's shard) a multiple of 8.
         topk_weights: float32 [tokens, top_k]; top_k at most 32.
         topk_ids: int32 [tokens, top_k]. An id outside [0, E), such as the -1 of expert
             parallelism, contributes nothing. An expert may occur twice in a token's row.
         activation: "silu", or "bilinear" (gate * up) for exact tests.
         path: "auto" chooses from the sizes; "gemv", "gemm" and "gemm_pairs" are for tests and
             benchmarks (src/experts/fused_experts_layout.h).
+        routed_scaling_factor: of the sum, in fp32.
+        out: takes the result, bfloat16 [tokens, hidden]; it may be x itself.
 
     All tensors are contiguous and on one device; on a GPU they start at a multiple of 16 bytes.
 
@@ -47,11 +51,19 @@ def fused_experts(
     PyTorch reference computes the same.
     """
     if has_kernels_for(x.device):
-        return torch.ops.layered_sglang.fused_experts(
-            x, w13, w2, topk_weights, topk_ids, activation, path
+        out = torch.empty_like(x) if out is None else out
+        torch.ops.layered_sglang.fused_experts_out(
+            *(x, w13, w2, topk_weights, topk_ids, out),
+            activation=activation,
+            path=path,
+            routed_scaling_factor=routed_scaling_factor,
         )
+        return out
     check_fused_experts_input(x, w13, w2, topk_weights, topk_ids, activation, path)
-    return fused_experts_reference(x, w13, w2, topk_weights, topk_ids, activation)
+    y = fused_experts_reference(
+        x, w13, w2, topk_weights, topk_ids, activation, routed_scaling_factor
+    )
+    return y if out is None else out.copy_(y)
 
 
 def fused_experts_workspace_bytes(

@@ -1,4 +1,4 @@
-"""Layout of the expert weights and limits of the experts (src/experts/fused_experts_layout.h)."""
+"""Limits of the fused experts (src/experts/fused_experts_layout.h) and the check of their input."""
 
 from __future__ import annotations
 
@@ -7,28 +7,10 @@ import torch
 from .plan_layout import MAX_EXPERTS, MAX_PAIRS, describe
 
 HIDDEN_MULTIPLE = 8
-INTER_MULTIPLE = 16
+INTER_MULTIPLE = 8
 MAX_TOP_K = 32
 ACTIVATIONS = ("silu", "bilinear")
 PATHS = ("auto", "gemv", "gemm", "gemm_pairs")
-
-
-def interleave_gate_up(w13: torch.Tensor) -> torch.Tensor:
-    """[E, 2 * inter, hidden], gate rows then up rows -> 16 gate rows, their 16 up rows, and so on.
-
-    A new tensor of the same shape and dtype; do it once, at load. Raises ValueError unless inter is
-    a multiple of 16.
-    """
-    experts, rows, hidden = _check_w13(w13)
-    blocks = w13.view(experts, 2, rows // (2 * INTER_MULTIPLE), INTER_MULTIPLE, hidden)
-    return blocks.transpose(1, 2).reshape(experts, rows, hidden).contiguous()
-
-
-def separate_gate_up(w13: torch.Tensor) -> torch.Tensor:
-    """The inverse of interleave_gate_up."""
-    experts, rows, hidden = _check_w13(w13)
-    blocks = w13.view(experts, rows // (2 * INTER_MULTIPLE), 2, INTER_MULTIPLE, hidden)
-    return blocks.transpose(1, 2).reshape(experts, rows, hidden).contiguous()
 
 
 def check_fused_experts_input(
@@ -84,13 +66,3 @@ def check_fused_experts_input(
         raise ValueError(f"activation: expected silu or bilinear, got {activation}")
     if path not in PATHS:
         raise ValueError(f"path: expected auto, gemv, gemm or gemm_pairs, got {path}")
-
-
-def _check_w13(w13: torch.Tensor) -> tuple[int, int, int]:
-    if w13.dim() != 3 or not w13.is_contiguous() or w13.shape[1] % (2 * INTER_MULTIPLE):
-        raise ValueError(
-            f"w13: expected contiguous [experts, 2 * inter, hidden] with inter a multiple of "
-            f"{INTER_MULTIPLE}, got {describe(w13)}"
-        )
-    experts, rows, hidden = w13.shape
-    return experts, rows, hidden

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 
-from .fused_experts_layout import separate_gate_up
 from .plan_layout import ExpertPlan, check_plan_input, padded_row_capacity
 
 
@@ -59,13 +58,15 @@ def fused_experts_reference(
     topk_weights: torch.Tensor,
     topk_ids: torch.Tensor,
     activation: str = "silu",
+    routed_scaling_factor: float = 1.0,
 ) -> torch.Tensor:
     """What `layered_sglang.moe.fused_experts` computes, in fp32, rounded to x's dtype at the end.
 
     Same arguments and result, on any device. It reads the routing on the host, so it waits for the
     device and cannot be captured into a CUDA graph.
     """
-    return fused_experts_fp32(x, w13, w2, topk_weights, topk_ids, activation).to(x.dtype)
+    y = fused_experts_fp32(x, w13, w2, topk_weights, topk_ids, activation, routed_scaling_factor)
+    return y.to(x.dtype)
 
 
 def fused_experts_fp32(
@@ -75,6 +76,7 @@ def fused_experts_fp32(
     topk_weights: torch.Tensor,
     topk_ids: torch.Tensor,
     activation: str = "silu",
+    routed_scaling_factor: float = 1.0,
 ) -> torch.Tensor:
     """The reference's fp32 [tokens, hidden], to measure errors against.
 
@@ -86,13 +88,12 @@ def fused_experts_fp32(
         if not 0 <= expert < num_experts:
             continue
         token, slot = (topk_ids == expert).nonzero(as_tuple=True)
-        gate_up_weights = separate_gate_up(w13[expert : expert + 1])[0].float()
-        gate, up = (x[token].float() @ gate_up_weights.T).split(inter, dim=1)
+        gate, up = (x[token].float() @ w13[expert].float().T).split(inter, dim=1)
         gate = gate if activation == "bilinear" else torch.nn.functional.silu(gate)
         neurons = (gate * up).to(x.dtype).float()
         rows = (neurons @ w2[expert].float().T) * topk_weights[token, slot, None]
         y.index_add_(0, token, rows)
-    return y
+    return y * routed_scaling_factor
 
 
 def exclusive_sum(values: torch.Tensor) -> torch.Tensor:

@@ -1,0 +1,157 @@
+"""The fused experts beneath SGLang's FusedMoE: which layers they serve, and the call."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+from sglang.srt.layers.moe.fused_moe_triton.layer import FusedMoE
+from sglang.srt.layers.moe.token_dispatcher.standard import (
+    StandardCombineInput,
+    StandardDispatchOutput,
+)
+from sglang.srt.layers.quantization.unquant import UnquantizedFusedMoEMethod
+
+from layered_sglang.config import StartRefused
+from layered_sglang.hooks.server_args import layered_config
+from layered_sglang.moe import fused_experts
+from layered_sglang.moe.selection import KNOWN_FASTER, ExpertSizes, why_unsupported
+
+if TYPE_CHECKING:
+    import torch
+    from sglang.srt.model_executor.model_runner import ModelRunner
+    from sglang.srt.server_args import ServerArgs
+
+logger = logging.getLogger(__name__)
+
+
+def choose_moe_kernels(_result: None, runner: ModelRunner) -> None:
+    """Hook after ``ModelRunner.load_model``: hand the experts to the kernels that will serve them.
+
+    Sets ``runner.experts_text``, one phrase for the log and the banner.
+
+    Raises:
+        StartRefused: ``--moe-kernels layered``, and a layer's experts cannot be served.
+    """
+    choice = layered_config(runner.server_args).moe_kernels
+    runner.experts_text = hand_over(runner.model, runner.server_args, choice)
+    if runner.ps.tp_rank == 0:
+        logger.info("experts: %s", runner.experts_text)
+
+
+def hand_over(model: torch.nn.Module, server_args: ServerArgs, choice: str) -> str:
+    """Let the fused experts compute each FusedMoE layer of ``model`` that ``choice`` gives them.
+
+    Args:
+        choice: ``--moe-kernels``: auto, layered or sglang.
+
+    Returns:
+        What computes the experts, one phrase.
+
+    Raises:
+        StartRefused: as for ``choose_moe_kernels``.
+    """
+    layers = [module for module in model.modules() if isinstance(module, FusedMoE)]
+    served = 0
+    reasons: dict[str, None] = {}  # in the order met
+    for layer in layers:
+        reason: str | None = "--moe-kernels sglang"
+        if choice != "sglang":
+            reason = why_not(layer, server_args)
+        if choice == "auto" and not reason:
+            reason = why_not_faster(layer)
+        if reason:
+            reasons[reason] = None
+        else:
+            layer.quant_method.apply = run_layered  # in this instance only
+            served += 1
+    if choice == "layered" and served < max(1, len(layers)):
+        why = next(iter(reasons), "the model has none")
+        raise StartRefused(
+            f"--moe-kernels layered cannot compute the experts: {why}; "
+            "use --moe-kernels auto or sglang"
+        )
+    return _describe(layers, served, list(reasons))
+
+
+def run_layered(layer: FusedMoE, dispatch_output: StandardDispatchOutput) -> StandardCombineInput:
+    """In the place of ``UnquantizedFusedMoEMethod.apply``, with its parameters and result.
+
+    Where SGLang would overwrite the input (``inplace``), so does this.
+    """
+    x = dispatch_output.hidden_states
+    topk = dispatch_output.topk_output
+    config = layer.moe_runner_config
+    scale = config.routed_scaling_factor
+    y = fused_experts(
+        x,
+        layer.w13_weight,
+        layer.w2_weight,
+        topk.topk_weights.float().contiguous(),
+        topk.topk_ids.int().contiguous(),
+        routed_scaling_factor=1.0 if scale is None else scale,
+        out=x if config.inplace else None,
+    )
+    return StandardCombineInput(hidden_states=y)
+
+
+def why_not(layer: FusedMoE, server_args: ServerArgs) -> str | None:
+    """Why the fused experts cannot compute this layer as SGLang does; None if they can."""
+    method, config = layer.quant_method, layer.moe_runner_config
+    if type(method) is not UnquantizedFusedMoEMethod:
+        return f"they are quantised or wrapped ({type(method).__name__})"
+    backend = method.runner.runner_backend
+    obstacles: dict[str, Any] = {
+        f"--moe-runner-backend chose {backend.value}": not backend.is_triton(),
+        f"--moe-a2a-backend is {server_args.moe_a2a_backend}": server_args.moe_a2a_backend
+        != "none",
+        "--enable-lora hooks into SGLang's kernels": server_args.enable_lora,
+        "--enable-torch-compile compiles SGLang's own code": server_args.enable_torch_compile,
+        "--enable-deterministic-inference wants sums that do not depend on the batch size": (
+            server_args.enable_deterministic_inference
+        ),
+        f"their activation is {config.activation}": config.activation != "silu",
+        "they have no gate": not config.is_gated,
+        "they have biases": layer.with_bias,
+        "their SwiGLU is clamped or scaled": not (
+            config.gemm1_alpha is config.gemm1_clamp_limit is config.swiglu_limit is None
+        ),
+        "router weights are applied to their input": config.apply_router_weight_on_input,
+        "their results are not combined": config.no_combine,
+    }
+    for reason, stands in obstacles.items():
+        if stands:
+            return reason
+    weights = layer.w13_weight
+    return why_unsupported(sizes_of(layer), weights.dtype, weights.device)
+
+
+def why_not_faster(layer: FusedMoE) -> str | None:
+    """Why ``auto`` leaves a layer that could be served to SGLang; None if it does not."""
+    sizes = sizes_of(layer)
+    if layer.w13_weight.device.type == "cpu":
+        return "the CPU code is a reference"
+    if sizes not in KNOWN_FASTER:
+        return f"not measured as faster for {tuple(sizes)} (experts, top k, hidden, intermediate)"
+    return None
+
+
+def sizes_of(layer: FusedMoE) -> ExpertSizes:
+    num_experts, hidden, inter = layer.w2_weight.shape
+    return ExpertSizes(num_experts, layer.top_k or 1, hidden, inter)
+
+
+def _describe(layers: list[FusedMoE], served: int, reasons: list[str]) -> str:
+    if not layers:
+        return "none: a dense model"
+    ours = "layered_sglang's fused experts"
+    if served == len(layers):
+        return ours
+    runners = (getattr(layer.quant_method, "runner", None) for layer in layers)
+    names = sorted({runner.runner_backend.value for runner in runners if runner})
+    on_cpu = any(parameter.device.type == "cpu" for parameter in layers[0].parameters())
+    theirs = "SGLang's PyTorch code" if on_cpu else "SGLang's " + (", ".join(names) or "kernels")
+    why = "; ".join(reasons)
+    if served == 0:
+        return f"{theirs} ({why})"
+    return f"{ours} in {served} layers, {theirs} in {len(layers) - served} ({why})"
