@@ -15,6 +15,7 @@ from pathlib import Path
 
 from layered_sglang.bench.console import Console
 from layered_sglang.bench.located import ScenarioError
+from layered_sglang.bench.report.write import write_report
 from layered_sglang.bench.scenario import Scenario, find_scenario, load_scenario
 from layered_sglang.bench.session import Session
 from layered_sglang.bench.store import Store, StoreError
@@ -43,6 +44,8 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     add("--only", metavar="NAME,NAME", help="run these of its systems")
     add("--time-limit", type=float, metavar="S", help="stop cleanly after this many seconds")
+    report = commands.add_parser("report", help="write report.html, report.md and pictures")
+    report.add_argument("folder", type=Path, metavar="DIR", help="results of bench run")
     return parser.parse_args(argv)
 
 
@@ -54,6 +57,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         folder, 130 when interrupted.
     """
     args = parse_args(argv)
+    if args.command == "report":
+        return _report(args.folder)
     # However the run is ended, its servers end too; a shell's background job ignores SIGINT.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
@@ -67,7 +72,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(args: argparse.Namespace, command: Sequence[str]) -> int:
     started = time.monotonic()
     path = find_scenario(args.scenario)
-    scenario = _only(load_scenario(path, args.overrides), args.only)
+    scenario = load_scenario(path, args.overrides)
+    chosen = _only(scenario, args.only)
     stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
     store = Store(args.output or Path(f"bench-{scenario.name}-{stamp}"))
     store.open(scenario, path, shlex.join(command))
@@ -77,7 +83,7 @@ def _run(args: argparse.Namespace, command: Sequence[str]) -> int:
     status = 0
     with tempfile.TemporaryDirectory(prefix="layered-sglang-bench-") as scratch:
         try:
-            complete = Session(scenario, store, Path(scratch), deadline, console).run()
+            complete = Session(chosen, store, Path(scratch), deadline, console).run()
             status = 0 if complete else 1
         except KeyboardInterrupt:
             console.line("interrupted; the servers are stopped, what was measured is kept")
@@ -85,6 +91,17 @@ def _run(args: argparse.Namespace, command: Sequence[str]) -> int:
     console.clear()
     _print_summary(scenario, store, console)
     return status
+
+
+def _report(folder: Path) -> int:
+    try:
+        written = write_report(folder)
+    except StoreError as error:
+        print(f"bench: {error}", file=sys.stderr)
+        return 2
+    for path in written:
+        print(f"wrote {path}")
+    return 0
 
 
 def _only(scenario: Scenario, names: str | None) -> Scenario:
@@ -99,7 +116,9 @@ def _only(scenario: Scenario, names: str | None) -> Scenario:
 
 
 def _print_summary(scenario: Scenario, store: Store, console: Console) -> None:
-    summary = summarise(store.lines("rows.jsonl"), store.lines("runs.jsonl"), scenario.targets)
+    order = [system.name for system in scenario.systems]
+    runs = sorted(store.lines("runs.jsonl"), key=lambda run: order.index(run["system"]))
+    summary = summarise(store.lines("rows.jsonl"), runs, scenario.targets)
     store.write("summary.json", summary)
     for rate in rates(summary):
         console.plain("")
@@ -108,4 +127,4 @@ def _print_summary(scenario: Scenario, store: Store, console: Console) -> None:
         for line in as_text(table(summary, rate)):
             console.plain(line)
     console.plain("")
-    console.plain(f"results: {store.folder}")
+    console.plain(f"results in {store.folder}; a report: python -m layered_sglang.bench report DIR")

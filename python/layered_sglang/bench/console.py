@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 
 from layered_sglang.bench.drive import Progress
@@ -18,7 +19,7 @@ class Console:
     """Lines for good, and one that passes."""
 
     def __init__(self, screen: Screen | None = None) -> None:
-        self._screen = screen or Screen()
+        self._screen = screen or Screen(sys.stdout)
         self._started = time.monotonic()
         self._last = self._started
 

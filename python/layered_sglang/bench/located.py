@@ -158,7 +158,7 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Located:
         ) from error
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise ScenarioError(f"{path}:{line}: no YAML: {error.problem}") from error
+        raise ScenarioError(f"{path}:{line}: not valid YAML: {error.problem}") from error
     if not isinstance(root, yaml.MappingNode):
         raise ScenarioError(f"{path}:1: expected keys and values")
     for override in overrides:
@@ -174,7 +174,7 @@ def _override(root: yaml.MappingNode, override: str) -> None:
     try:
         new = yaml.compose(text, Loader=yaml.SafeLoader)
     except yaml.MarkedYAMLError as error:
-        raise ScenarioError(f"--set {override}: no YAML: {error.problem}") from error
+        raise ScenarioError(f"--set {override}: not valid YAML: {error.problem}") from error
     new = new or yaml.ScalarNode("tag:yaml.org,2002:null", "null")
     _unmark(new)
     mapping = root

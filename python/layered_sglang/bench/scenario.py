@@ -178,12 +178,12 @@ def _systems(at: Located, common: tuple[str, ...]) -> tuple[System, ...]:
         url = node.get("url", Located.text, "")
         default = "url" if url else name if name in KINDS else ""
         kind = node.get("server", lambda n: n.choice(KINDS), default)
-        if not kind:
-            raise node.error("needs server: stock, server: layered or a url")
         flags = node.get("flags", _flags, _NO_TEXTS)
         environment = node.get("environment", _environment, _environment(None))
         model = node.get("model", Located.text, "default")
         node.finish()
+        if not kind:
+            raise node.error("needs server: stock, server: layered or a url")
         if (kind == "url") != bool(url):
             raise node.error("a url goes with a system that is not started here, and only there")
         if kind == "url" and (flags or environment):

@@ -149,7 +149,7 @@ class Session:
         """One repeat at every rate; False when the system failed."""
         scenario = self._scenario
         try:
-            for rate in scenario.rates or (None,):
+            for rate in self._rates():
                 if (live.system.name, repeat, rate) not in self._done:
                     self._measure(live, repeat, rate)
             if scenario.search is not None:
@@ -230,8 +230,15 @@ class Session:
     def _open_keys(self, system: System, repeats: Sequence[int]) -> bool:
         if self._scenario.search is not None:
             return True
-        rates = self._scenario.rates or (None,)
-        return any((system.name, r, rate) not in self._done for r in repeats for rate in rates)
+        return any(
+            (system.name, repeat, rate) not in self._done
+            for repeat in repeats
+            for rate in self._rates()
+        )
+
+    def _rates(self) -> tuple[float | None, ...]:
+        """Rates to run at beside the search's; None is the workload's own."""
+        return self._scenario.rates or (() if self._scenario.search is not None else (None,))
 
     def _check(self, live: Live) -> Callable[[], None]:
         def check() -> None:

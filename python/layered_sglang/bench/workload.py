@@ -63,20 +63,24 @@ def read_workload(at: Located) -> Workload:
     trace = at.get("trace", read_trace, None)
     prompt = at.get("prompt_tokens", read_length, None)
     output = at.get("output_tokens", read_length, None)
+    arrivals = at.get(
+        "arrivals", lambda n: read_arrivals(n, trace.arrivals if trace else None), None
+    )
+    requests = at.get("requests", Located.count, None)
+    duration = at.get("duration", Located.positive, None)
+    shared = at.get("shared_prefix", _read_shared_prefix, None)
+    seed = at.get("seed", lambda node: node.count(0), 0)
+    at.finish()
     if trace is None and (prompt is None or output is None):
         raise at.error("needs prompt_tokens and output_tokens, or a trace")
     if trace is not None and (prompt is not None or output is not None):
         raise at.error("has a trace, so prompt_tokens and output_tokens must be absent")
-    arrivals = read_arrivals(at.required("arrivals"), trace.arrivals if trace else None)
-    requests = at.get("requests", Located.count, None)
-    duration = at.get("duration", Located.positive, None)
+    if arrivals is None:
+        raise at.error("needs arrivals")
     if (requests is None) == (duration is None):
         raise at.error("needs either requests or duration (seconds)")
     if duration is not None and arrivals.rate is None and not isinstance(arrivals, Replay):
         raise at.error("arrivals at once have no duration; say how many requests")
-    shared = at.get("shared_prefix", _read_shared_prefix, None)
-    seed = at.get("seed", lambda node: node.count(0), 0)
-    at.finish()
     return Workload(prompt, output, trace, arrivals, requests, duration, shared, seed)
 
 
