@@ -10,6 +10,7 @@ from typing import Any
 from layered_sglang.bench.report.chart import PALETTE, Box, Chart
 from layered_sglang.bench.report.data import Record, Results
 from layered_sglang.bench.store import Store
+from layered_sglang.bench.summary import percentile
 
 #: Iterations in the picture.
 SHOWN = 60
@@ -84,14 +85,14 @@ def iteration_table(results: Results) -> list[list[str]]:
             found.setdefault((run["system"], iteration.kind), []).append(iteration)
     if not found:
         return []
-    cells = [["system", "iterations", "number", "median, ms", "longest, ms", "prompt tokens, mean"]]
+    cells = [["system", "iterations", "number", "median, ms", "P90, ms", "prompt tokens, mean"]]
     for (system, kind), iterations in found.items():
         times = [1000 * iteration.seconds for iteration in iterations]
         tokens = sum(iteration.tokens for iteration in iterations) / len(iterations)
         cells.append(
             [
                 *(system, kind, str(len(iterations)), f"{median(times):.1f}"),
-                *(f"{max(times):.1f}", f"{tokens:.0f}"),
+                *(f"{percentile(times, 90):.1f}", f"{tokens:.0f}"),
             ]
         )
     return cells

@@ -18,7 +18,9 @@ th,td{padding:.2rem .7rem;border-bottom:1px solid #e8e8e8;text-align:right;white
 th:first-child,td:first-child{text-align:left}
 .wide{overflow-x:auto}
 .charts{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(460px,100%),1fr));gap:1rem}
-figure{margin:1rem 0 0}figure svg{width:100%;height:auto}figcaption{color:#555;font-size:.88em}
+.d{color:#777;margin-left:.6em}
+figure{margin:1rem 0 0;max-width:720px}figure svg{width:100%;height:auto}
+figcaption{color:#555;font-size:.88em}
 pre{background:#f5f5f5;padding:.8rem;white-space:pre-wrap;overflow-wrap:anywhere;font-size:.85em}
 """.strip()
 
@@ -75,6 +77,12 @@ def markdown(title: str, sections: Sequence[Section], pictures: Mapping[str, str
 def _table(cells: Sequence[Sequence[str]]) -> str:
     head = "".join(f"<th>{escape(cell)}</th>" for cell in cells[0])
     rows = [
-        "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in cells[1:]
+        "<tr>" + "".join(f"<td>{_cell(cell)}</td>" for cell in row) + "</tr>" for row in cells[1:]
     ]
     return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+
+
+def _cell(text: str) -> str:
+    """A cell; what stands behind two spaces is a difference."""
+    value, _, difference = escape(text).partition("  ")
+    return f"{value}<span class='d'>{difference}</span>" if difference else value

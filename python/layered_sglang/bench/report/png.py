@@ -31,7 +31,7 @@ def write_png(plt: Any, chart: Chart, path: Path) -> None:
                     box.x1 - box.x0,
                     box.y1 - box.y0,
                     color=PALETTE[box.colour % len(PALETTE)],
-                    alpha=0.18 if box.faint else 1.0,
+                    alpha=0.25 if box.faint else 1.0,
                     linewidth=0,
                 )
             )

@@ -49,7 +49,7 @@ def svg(chart: Chart) -> str:
             f"<rect x='{x(box.x0):.1f}' y='{y(box.y1):.1f}' "
             f"width='{max(0.4, x(box.x1) - x(box.x0)):.1f}' height='{y(box.y0) - y(box.y1):.1f}' "
             f"fill='{PALETTE[box.colour % len(PALETTE)]}'"
-            + (" fill-opacity='0.18'" if box.faint else "")
+            + (" fill-opacity='0.25'" if box.faint else "")
             + f">{_title(box.text)}</rect>"
         )
     for series in chart.series:

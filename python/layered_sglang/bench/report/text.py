@@ -68,13 +68,12 @@ def _what(results: Results) -> list[str]:
     else:
         items.append(f"Model: {model['path']}")
     items.append(f"Lengths: {_lengths(workload)}; seed {workload['seed']}")
-    arrivals = ", ".join(f"{k} {v}" for k, v in workload["arrivals"].items() if v is not None)
     bound = (
         f"{workload['requests']} requests"
         if workload["requests"]
         else f"requests within {workload['duration']:g} s"
     )
-    items.append(f"Arrivals: {arrivals}; {bound} a run; every system gets the same ones")
+    items.append(f"Arrivals: {_arrivals(workload)}; {bound} a run; every system gets the same ones")
     counts = {record["repeats"] for record in results.summary}
     repeats = "–".join(str(n) for n in sorted({min(counts), max(counts)}))
     life = (
@@ -89,6 +88,17 @@ def _what(results: Results) -> list[str]:
         items.append(f"Warm-up of {name}: {len(seen['seconds'])} rounds, {stable}")
     items.append(f"Measured from {results.runs[0]['began']}")
     return items
+
+
+def _arrivals(workload: dict) -> str:
+    arrivals = workload["arrivals"]
+    rate = f", {arrivals['rate']:g} requests/s" if arrivals["rate"] else ""
+    if arrivals["kind"] == "Gamma":
+        cv = arrivals["cv"]
+        return ("Poisson" if cv == 1 else f"gamma, coefficient of variation {cv:g}") + rate
+    if arrivals["kind"] == "Replay":
+        return f"times of the trace, stretched {arrivals['time_scale']:g} times"
+    return "all at once"
 
 
 def _lengths(workload: dict) -> str:
