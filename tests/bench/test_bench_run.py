@@ -48,11 +48,15 @@ def lines(folder, name):
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
+@pytest.mark.parametrize("resident", ["one", "all"])
 def test_all_systems_get_the_same_requests_and_every_one_has_its_row(
-    scenario, endpoints, tmp_path, capsys
+    scenario, endpoints, tmp_path, capsys, resident
 ):
     out = tmp_path / "out"
-    assert main(["run", str(scenario), "--output", str(out)]) == 0
+    command = ["run", str(scenario), "--output", str(out), "--set", f"resident={resident}"]
+    assert (
+        main([*command, "--set", "repeats_per_start=" + ("1" if resident == "one" else "2")]) == 0
+    )
     a, b = endpoints
     assert sorted(a.prompts) == sorted(b.prompts)
     rows = lines(out, "rows.jsonl")

@@ -26,6 +26,8 @@ workload:
   requests: 9
 targets: {ttft_s: 10, itl_ms: 1000}
 repeats: 1
+expert_bytes: true
+router: shaped
 warm_up: {requests: 1, output_tokens: 4, least_rounds: 1, most_rounds: 1}
 """
 
@@ -105,12 +107,26 @@ def test_a_server_that_dies_is_reported_and_the_others_are_measured(tmp_path):
     assert failure["error"] == "the server ended with status -9"
     assert "POST /generate" in failure["log_end"]
     assert "doomed: the server ended with status -9; it is left out from here on" in printed
-    assert [run["system"] for run in lines(out / "runs.jsonl")] == ["layered"]
+    (run,) = lines(out / "runs.jsonl")
+    assert run["system"] == "layered"
+    expect_expert_loads(run["experts"])
     finished = [row for row in lines(out / "rows.jsonl") if row["system"] == "layered"]
     assert [row["error"] for row in finished] == [""] * 9
     assert [record["system"] for record in json.loads((out / "summary.json").read_text())] == [
         "layered"
     ]
+
+
+def expect_expert_loads(experts):
+    """Eight layers of 16 experts, four of them for each token."""
+    assert experts["bytes_per_expert"] == 3 * 64 * 64 * 4
+    loads, iterations = experts["loads"], experts["iterations"]
+    # 40 tokens each, several requests at a time, one or more layer groups of 700 tokens before.
+    assert 40 <= iterations["decode"] <= 9 * 39
+    assert 9 <= iterations["prompts"] <= 9 * 8
+    for kind, count in loads.items():
+        assert 8 * 4 <= count / iterations[kind] <= 8 * 16
+    assert loads["prompts"] / iterations["prompts"] > loads["decode"] / iterations["decode"]
 
 
 def test_a_bad_scenario_is_one_line_with_its_place(tmp_path):

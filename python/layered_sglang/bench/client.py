@@ -101,33 +101,48 @@ def open_session(seconds: float) -> aiohttp.ClientSession:
     )
 
 
-async def send(
-    session: aiohttp.ClientSession, endpoint: Endpoint, request: Request, row: Row, start: float
-) -> None:
+@dataclass(frozen=True)
+class Prepared:
+    """A request as it goes over the wire; made before the run, for it takes milliseconds."""
+
+    url: str
+    body: bytes
+    native: bool
+    output_tokens: int
+
+
+def prepare(endpoint: Endpoint, request: Request, rid: str) -> Prepared:
+    """``rid``: the request's id; an endpoint that is not SGLang's does not get it."""
+    path, body = _native(request, rid) if endpoint.native else _openai(request, endpoint.model)
+    content = json.dumps(body).encode()
+    return Prepared(endpoint.url + path, content, endpoint.native, request.output_tokens)
+
+
+async def send(session: aiohttp.ClientSession, prepared: Prepared, row: Row, start: float) -> None:
     """Send a request now and fill in its row; what goes wrong goes into ``row.error``.
 
     Args:
         start: ``time.perf_counter()`` of the run's start.
     """
-    path, body = _native(request, row.rid) if endpoint.native else _openai(request, endpoint.model)
     sent = time.perf_counter()
     row.sent_s = sent - start
     clock = Clock(row, sent)
+    headers = {"Content-Type": "application/json"}
     try:
-        async with session.post(endpoint.url + path, json=body) as response:
+        async with session.post(prepared.url, data=prepared.body, headers=headers) as response:
             if response.status != 200:
                 row.error = f"HTTP {response.status}: {(await response.text())[:500]}"
                 return
             async for line in response.content:
                 if line.startswith(b"data: {"):
-                    _take(json.loads(line[6:]), endpoint.native, row, clock)
+                    _take(json.loads(line[6:]), prepared.native, row, clock)
     except asyncio.CancelledError:
         row.error = row.error or "cancelled"
         raise
     except (aiohttp.ClientError, OSError, asyncio.TimeoutError, ValueError) as error:
         row.error = row.error or f"{type(error).__name__}: {error}".rstrip(": ")
-    if not row.error and row.output_tokens < request.output_tokens:
-        row.error = f"{row.output_tokens} of {request.output_tokens} tokens came"
+    if not row.error and row.output_tokens < prepared.output_tokens:
+        row.error = f"{row.output_tokens} of {prepared.output_tokens} tokens came"
 
 
 def _native(request: Request, rid: str) -> tuple[str, dict[str, Any]]:

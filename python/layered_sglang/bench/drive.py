@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from layered_sglang.bench.client import Endpoint, Row, open_session, send
+from layered_sglang.bench.client import Endpoint, Prepared, Row, open_session, prepare, send
 from layered_sglang.bench.workload import Request
 
 POLL_SECONDS = 0.2
@@ -45,12 +45,13 @@ async def drive(
         Seconds from the start to the last answer.
     """
     progress = Progress()
+    prepared = [prepare(endpoint, r, row.rid) for r, row in zip(requests, rows, strict=True)]
     start = time.perf_counter()
 
-    async def one(request: Request, row: Row) -> None:
-        await asyncio.sleep(max(0.0, start + request.arrival - time.perf_counter()))
+    async def one(request: Prepared, row: Row) -> None:
+        await asyncio.sleep(max(0.0, start + row.arrival - time.perf_counter()))
         progress.sent += 1
-        await send(session, endpoint, request, row, start)
+        await send(session, request, row, start)
         progress.done += 1
         progress.failed += bool(row.error)
         finished(row)
@@ -58,7 +59,7 @@ async def drive(
     async with open_session(request_seconds) as session:
         tasks = [
             asyncio.create_task(one(request, row))
-            for request, row in zip(requests, rows, strict=True)
+            for request, row in zip(prepared, rows, strict=True)
         ]
         waiting = set(tasks)
         try:

@@ -14,6 +14,7 @@ from layered_sglang.bench.located import Located, ScenarioError
 from layered_sglang.bench.workload import Workload, read_workload
 from layered_sglang.model_zoo import PRESETS, UnknownPresetError, find_preset
 
+ROUTERS = ("uniform", "shaped")
 KINDS = ("stock", "layered", "url")
 _NO_TEXTS: tuple[str, ...] = ()
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -96,6 +97,8 @@ class Scenario:
         repeats_per_start: of these, runs within one life of the servers.
         resident: one: a server at a time; all: all at once, taking turns.
         iteration_trace: have the servers that can write which layers each iteration ran.
+        expert_bytes: count the experts that each layer loads (costs two small kernels a layer).
+        router: of dummy weights: uniform as they are, or shaped like a trained model's.
         request_seconds: after which an answer counts as failed.
     """
 
@@ -112,6 +115,8 @@ class Scenario:
     resident: str
     warm_up: WarmUp
     iteration_trace: bool
+    expert_bytes: bool
+    router: str
     start_seconds: float
     request_seconds: float
 
@@ -148,10 +153,16 @@ def load_scenario(path: Path, overrides: Sequence[str] = ()) -> Scenario:
         resident=root.get("resident", lambda at: at.choice(("one", "all")), "one"),
         warm_up=root.get("warm_up", _warm_up, WarmUp()),
         iteration_trace=root.get("iteration_trace", Located.flag, True),
+        expert_bytes=root.get("expert_bytes", Located.flag, False),
+        router=root.get("router", lambda at: at.choice(ROUTERS), ROUTERS[0]),
         start_seconds=root.get("start_seconds", Located.positive, 600.0),
         request_seconds=root.get("request_seconds", Located.positive, 300.0),
     )
     root.finish()
+    if scenario.router != ROUTERS[0] and scenario.model.preset is None:
+        raise root.required("router").error(
+            "is for the weights of a preset; a real model has its own"
+        )
     return scenario
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from layered_sglang.bench.client import Endpoint, Row, new_rid
 from layered_sglang.bench.console import Console, Errors
 from layered_sglang.bench.drive import Progress, drive
+from layered_sglang.bench.expert_bytes import read_expert_loads
 from layered_sglang.bench.measure import Gpus, Meter, describe_machine, fetch, server_info
 from layered_sglang.bench.rate_search import search_rate
 from layered_sglang.bench.scenario import Scenario, System
@@ -68,6 +69,7 @@ class Session:
         self._gpus = Gpus()
         self._model = ""
         self._done = store.done()
+        self._searched = {(s["system"], s["repeat"]) for s in store.lines("searches.jsonl")}
         self._failed: set[str] = set()
         self._described: dict[str, object] = {}
 
@@ -81,29 +83,38 @@ class Session:
             for life in range(lives):
                 first = life * scenario.repeats_per_start
                 last = min(first + scenario.repeats_per_start, scenario.repeats)
-                # Every other time in the other order: what drifts hits all alike.
-                order = scenario.systems if life % 2 == 0 else scenario.systems[::-1]
-                self._life(life, range(first, last), order)
+                self._life(life, range(first, last))
         except TimeUp:
             self._console.line("the time limit is reached; the same command goes on from here")
             return False
         return not self._failed
 
-    def _life(self, life: int, repeats: Sequence[int], order: Sequence[System]) -> None:
-        wanted = [s for s in order if self._open_keys(s, repeats) and s.name not in self._failed]
+    def _life(self, life: int, repeats: Sequence[int]) -> None:
+        """These repeats, each within one start of the servers.
+
+        Every other time the systems take turns in the other order: what drifts hits all alike.
+        """
+        wanted = [
+            system
+            for system in self._scenario.systems
+            if self._open_keys(system, repeats) and system.name not in self._failed
+        ]
         if self._scenario.resident == "one":
-            for system in wanted:
+            for system in wanted[:: 1 if life % 2 == 0 else -1]:
                 with ExitStack() as stack:
                     live = self._enter(stack, system, life)
-                    for repeat in repeats if live else ():
-                        if live is not None and not self._runs(live, repeat):
-                            live = None
+                    if live is None:
+                        continue
+                    for repeat in repeats:
+                        if not self._runs(live, repeat):
+                            break
             return
         with ExitStack() as stack:
             up = [live for s in wanted if (live := self._enter(stack, s, life)) is not None]
             for repeat in repeats:
-                turn = up if repeat % 2 == 0 else up[::-1]
-                up = [live for live in turn if self._runs(live, repeat)]
+                for live in up[:: 1 if repeat % 2 == 0 else -1]:
+                    if not self._runs(live, repeat):
+                        up = [other for other in up if other is not live]
 
     def _enter(self, stack: ExitStack, system: System, life: int) -> Live | None:
         """The system, started and warm; None when that failed, which is noted."""
@@ -152,7 +163,7 @@ class Session:
             for rate in self._rates():
                 if (live.system.name, repeat, rate) not in self._done:
                     self._measure(live, repeat, rate)
-            if scenario.search is not None:
+            if scenario.search is not None and (live.system.name, repeat) not in self._searched:
                 target = scenario.targets[0]
                 best = search_rate(
                     scenario.search,
@@ -207,6 +218,9 @@ class Session:
             )
             measured = meter.result()
         check()
+        end = time.monotonic()
+        if live.launch is not None and live.launch.experts is not None:
+            measured |= read_expert_loads(live.launch.experts, start, end)
         record = {
             "run": number,
             "system": system.name,
@@ -215,7 +229,7 @@ class Session:
             "searching": searching,
             "began": began.isoformat(timespec="seconds"),
             "duration_s": round(duration, 4),
-            "monotonic": [start, time.monotonic()],
+            "monotonic": [start, end],
             "trace": live.launch.trace.name if live.launch and live.launch.trace else None,
             "warm_up": live.warm_up,
             **measured,
@@ -228,7 +242,9 @@ class Session:
         return [row.record() for row in rows]
 
     def _open_keys(self, system: System, repeats: Sequence[int]) -> bool:
-        if self._scenario.search is not None:
+        if self._scenario.search is not None and any(
+            (system.name, repeat) not in self._searched for repeat in repeats
+        ):
             return True
         return any(
             (system.name, repeat, rate) not in self._done

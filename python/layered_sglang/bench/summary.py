@@ -119,6 +119,7 @@ def summarise(
         )
         for name, sampled in run.get("sampled", {}).items():
             values[f"mean_{name}"], values[f"max_{name}"] = sampled["mean"], sampled["max"]
+        values |= _experts(run.get("experts"), values["completed"])
         groups.setdefault((run["system"], run["rate"]), []).append(values)
     return [
         {
@@ -129,6 +130,18 @@ def summarise(
         }
         for (system, rate), repeats in groups.items()
     ]
+
+
+def _experts(experts: Mapping[str, Any] | None, completed: float) -> dict[str, float]:
+    """Expert weights loaded by one GPU, GB: in iterations that only decode, in those with prompts."""
+    if not experts:
+        return {}
+    gb = {kind: n * experts["bytes_per_expert"] / 1e9 for kind, n in experts["loads"].items()}
+    values = {f"expert_gb_{kind}": value for kind, value in gb.items()}
+    values["expert_gb"] = sum(gb.values())
+    if completed:
+        values["expert_gb_per_request"] = values["expert_gb"] / completed
+    return values
 
 
 def _spread(repeats: Sequence[Mapping[str, float]], name: str) -> dict[str, float]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
 
+from layered_sglang.bench.in_server import plugin
 from layered_sglang.bench.scenario import Scenario, System
 from layered_sglang.model_zoo import find_preset, write_model
 from layered_sglang.platforms import NAME as CPU_PLATFORM
@@ -17,6 +18,8 @@ from layered_sglang.platforms import NAME as CPU_PLATFORM
 COMMON = ("--incremental-streaming-output", "--enable-metrics")
 DUMMY = ("--load-format", "dummy", "--skip-tokenizer-init")
 LAUNCHERS = {"stock": "sglang.launch_server", "layered": "layered_sglang.launch_server"}
+#: What a benchmark adds to its servers.
+BENCH_PLUGIN = {"sglang.srt.plugins": plugin.ENTRY_POINT}
 #: What SGLang finds of an installed layered-sglang; see pyproject.toml.
 ENTRY_POINTS = {
     "sglang.srt.plugins": "layered_sglang = layered_sglang.hooks:activate",
@@ -32,11 +35,13 @@ class Launch:
         command: without host and port.
         environment: beside this process's own.
         trace: where it writes its iterations, None if it cannot.
+        experts: where it writes the experts it loads, None if they are not counted.
     """
 
     command: tuple[str, ...]
     environment: dict[str, str]
     trace: Path | None
+    experts: Path | None
 
     def shell(self) -> str:
         """The start as a line for a shell."""
@@ -77,29 +82,43 @@ def make_launch(
     writes = system.kind == "layered" and scenario.iteration_trace
     if writes:
         flags += ["--layered-trace-file", str(trace)]
-    plugins = _plugin_folder(folder)
-    if plugins is not None:
+    experts = trace.with_suffix(".experts") if scenario.expert_bytes else None
+    if experts is not None:
+        environment[plugin.EXPERTS_ENV] = str(experts)
+    if scenario.router != "uniform":
+        environment[plugin.ROUTER_ENV] = scenario.router
+    folders = _plugin_folders(folder, bool(experts) or scenario.router != "uniform")
+    if folders:
         known = environment.get("PYTHONPATH", os.environ.get("PYTHONPATH"))
-        environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(plugins), known]))
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, [*map(str, folders), known]))
     command = (sys.executable, "-m", LAUNCHERS[system.kind], *flags, *system.flags)
-    return Launch(command, environment, trace if writes else None)
+    return Launch(command, environment, trace if writes else None, experts)
 
 
-def _plugin_folder(folder: Path) -> Path | None:
-    """Where the package is on PYTHONPATH but not installed: a folder that tells SGLang of it."""
+def _plugin_folders(folder: Path, bench: bool) -> list[Path]:
+    """Folders for PYTHONPATH that tell SGLang of plugins.
+
+    Args:
+        bench: of the benchmark's own, too; of the package's where it is on the path, not installed.
+    """
     found = {name: entry_points(group=name) for name in ENTRY_POINTS}
     missing = {
         group: line
         for group, line in ENTRY_POINTS.items()
         if line.split(" = ")[1] not in {point.value for point in found[group]}
     }
-    if not missing:
-        return None
-    info = folder / "plugins" / "layered_sglang_on_path-0.dist-info"
+    folders = [_plugin_folder(folder, "layered_sglang_on_path", missing)] if missing else []
+    if bench:
+        folders.append(_plugin_folder(folder, "layered_sglang_bench", BENCH_PLUGIN))
+    return folders
+
+
+def _plugin_folder(folder: Path, name: str, points: dict[str, str]) -> Path:
+    """A folder with a distribution of these entry points and nothing else."""
+    info = folder / name / f"{name}-0.dist-info"
     info.mkdir(parents=True, exist_ok=True)
-    (info / "METADATA").write_text(
-        "Metadata-Version: 2.1\nName: layered-sglang-on-path\nVersion: 0\n"
-    )
-    lines = [text for group, line in missing.items() for text in (f"[{group}]", line)]
+    title = name.replace("_", "-")
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {title}\nVersion: 0\n")
+    lines = [text for group, line in points.items() for text in (f"[{group}]", line)]
     (info / "entry_points.txt").write_text("\n".join(lines) + "\n")
     return info.parent

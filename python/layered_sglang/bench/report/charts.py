@@ -19,7 +19,8 @@ def charts(results: Results) -> list[Chart]:
     made = []
     for rate in rates(results.summary):
         made += _distributions(results, rate)
-    made += [*_pareto(results), *_attainment(results), *_energy(results)]
+    made += [*_pareto(results), *_attainment(results)]
+    made += [*_energy(results), *_experts(results)]
     for rate in rates(results.summary)[:1]:
         made += _token_timeline(results, rate)
     return made + iteration_charts(results)
@@ -116,40 +117,70 @@ def _attainment(results: Results) -> list[Chart]:
 
 
 def _energy(results: Results) -> list[Chart]:
-    found = [
-        (rate, name, values["mj_per_token"])
-        for rate in rates(results.summary)
-        for name in results.names
-        if "mj_per_token" in (values := _metrics(results, name, rate))
-    ]
-    if not found:
+    """Joules a token, a bar for each system and rate."""
+    bars = _bars(results, ("mj_per_token",))
+    if not bars:
         return []
-    boxes, marks = [], []
-    for place, (rate, name, value) in enumerate(found):
-        text = name if rate is None else f"{name}, {rate:g}/s"
-        boxes.append(
-            Box(
-                place + 0.15,
-                place + 0.85,
-                0,
-                value,
-                results.names.index(name),
-                f"{text}: {value:.1f}",
-            )
-        )
-        marks.append((place + 0.5, name if rate is None else f"{rate:g}/s"))
     return [
         Chart(
             name="energy",
             title="Energy of the GPUs, mJ per prompt and output token",
-            x_label="requests per second" if found[0][0] is not None else "",
+            x_label=_bars_label(results),
             y_label="mJ per token",
-            boxes=boxes,
-            x_ticks=marks,
+            boxes=bars,
+            x_ticks=_bars_ticks(bars),
             legend=[(name, i) for i, name in enumerate(results.names)],
             note="NVML's counter over the run, idle power included.",
         )
     ]
+
+
+def _experts(results: Results) -> list[Chart]:
+    """Expert weights loaded per request."""
+    bars = _bars(results, ("expert_gb_prompts", "expert_gb_decode"))
+    if not bars:
+        return []
+    return [
+        Chart(
+            name="experts",
+            title="Expert weights loaded in a run, GB",
+            x_label=_bars_label(results),
+            y_label="GB",
+            boxes=bars,
+            x_ticks=_bars_ticks(bars),
+            legend=[(name, i) for i, name in enumerate(results.names)],
+            note="Full colour: iterations with prompt tokens in some layer; pale: decode alone. One GPU.",
+        )
+    ]
+
+
+def _bars(results: Results, keys: Sequence[str]) -> list[Box]:
+    """A bar for each rate and system that has the figures ``keys``, these on top of one another."""
+    boxes: list[Box] = []
+    place = 0
+    for rate in rates(results.summary):
+        for colour, name in enumerate(results.names):
+            values = _metrics(results, name, rate)
+            if keys[0] not in values:
+                continue
+            foot = 0.0
+            for number, key in enumerate(keys):
+                text = f"{name if rate is None else f'{name}, {rate:g}/s'}: {values[key]:.1f}"
+                top = foot + values[key]
+                boxes.append(Box(place + 0.15, place + 0.85, foot, top, colour, text, number > 0))
+                foot = top
+            place += 1
+    return boxes
+
+
+def _bars_ticks(bars: Sequence[Box]) -> list[tuple[float, str]]:
+    places = dict.fromkeys((bar.x0 + bar.x1) / 2 for bar in bars)
+    names = {(bar.x0 + bar.x1) / 2: bar.text.rsplit(":", 1)[0] for bar in bars}
+    return [(place, names[place].rsplit(", ", 1)[-1]) for place in places]
+
+
+def _bars_label(results: Results) -> str:
+    return "requests per second" if rates(results.summary)[0] is not None else ""
 
 
 def _token_timeline(results: Results, rate: float | None) -> list[Chart]:

@@ -11,6 +11,13 @@ from layered_sglang.bench.report.iterations import iteration_table
 from layered_sglang.bench.table import rates, table
 from layered_sglang.model_zoo import PRESETS
 
+#: What the routers of a preset's weights do.
+ROUTERS = {
+    "uniform": "as the weights have it, nearly uniform (a trained one reaches fewer experts)",
+    "shaped": "shaped, so that 16, 32, 64 and 128 tokens reach about as many experts as with a "
+    "trained one",
+}
+
 
 @dataclass(frozen=True)
 class Section:
@@ -39,6 +46,7 @@ def sections(results: Results, charts: Sequence[Chart]) -> list[Section]:
         made.append(Section("TTFT against ITL, and load", charts=trade, cells=_searches(results)))
     named = (
         ("Energy", "energy"),
+        ("Expert weights", "experts"),
         ("One request", "token-timeline"),
     )
     for title, name in named:
@@ -63,8 +71,8 @@ def _what(results: Results) -> list[str]:
     items = [f"Scenario {scenario['name']}: {scenario['about']}"]
     if model["preset"]:
         random = PRESETS[model["preset"]].random_weights if model["preset"] in PRESETS else False
-        weights = "random weights" if random else "dummy weights, which route nearly uniformly"
-        items.append(f"Model: {model['preset']}, {weights}")
+        items.append(f"Model: {model['preset']}, {'random' if random else 'dummy'} weights")
+        items.append(f"Router: {ROUTERS[scenario['router']]}")
     else:
         items.append(f"Model: {model['path']}")
     items.append(f"Lengths: {_lengths(workload)}; seed {workload['seed']}")
