@@ -78,7 +78,8 @@ def _run(args: argparse.Namespace, command: Sequence[str]) -> int:
     store = Store(args.output or Path(f"bench-{scenario.name}-{stamp}"))
     store.open(scenario, path, shlex.join(command))
     console = Console()
-    console.line(f"{scenario.name}: {scenario.about}; results in {store.folder}")
+    about = f": {scenario.about}" if scenario.about else ""
+    console.line(f"{scenario.name}{about}; results in {store.folder}")
     deadline = started + args.time_limit if args.time_limit else float("inf")
     status = 0
     with tempfile.TemporaryDirectory(prefix="layered-sglang-bench-") as scratch:

@@ -52,7 +52,7 @@ class Chart:
         name: of its file.
         note: a sentence below it.
         x_log: powers of ten at even distances.
-        x_ticks: (place, text) in the place of numbers.
+        x_ticks: (place, text) in the place of numbers, for bars.
         y_from_zero: the axis starts at 0 (never with points below).
     """
 
@@ -80,6 +80,8 @@ class Chart:
         if not self.boxes and any(s.marked for s in self.series):
             low_x = 0.0 if not self.x_log else low_x / 1.3
             high_x, high_y = high_x * 1.15, high_y * 1.1
+        if self.x_ticks:  # bars
+            low_x, high_x, high_y = math.floor(low_x), math.ceil(high_x), high_y * 1.05
         if high_x <= low_x:
             low_x, high_x = low_x * 0.9, low_x * 1.1 or 1.0
         if high_y <= low_y:

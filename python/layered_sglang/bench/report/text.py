@@ -68,7 +68,7 @@ def sections(results: Results, charts: Sequence[Chart]) -> list[Section]:
 def _what(results: Results) -> list[str]:
     scenario = results.scenario
     workload, model = scenario["workload"], scenario["model"]
-    items = [f"Scenario {scenario['name']}: {scenario['about']}"]
+    items = [f"Scenario {scenario['name']}" + f": {scenario['about']}" * bool(scenario["about"])]
     if model["preset"]:
         random = PRESETS[model["preset"]].random_weights if model["preset"] in PRESETS else False
         items.append(f"Model: {model['preset']}, {'random' if random else 'dummy'} weights")
