@@ -46,10 +46,10 @@ def lines(path):
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_quick_measures_stock_and_layered(tmp_path):
     out = tmp_path / "out"
-    printed, errors = bench("run", "quick", "--output", str(out)).communicate(timeout=280)
+    printed, errors = bench("run", "quick", "--output", str(out)).communicate(timeout=580)
     assert "TTFT mean, ms" in printed, errors
     rows = lines(out / "rows.jsonl")
     asked = {}
@@ -84,12 +84,12 @@ def test_quick_measures_stock_and_layered(tmp_path):
     assert "http" not in page.replace("http://www.w3.org/2000/svg", ""), "it stands by itself"
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(600)
 def test_a_server_that_dies_is_reported_and_the_others_are_measured(tmp_path):
     scenario, out = tmp_path / "short.yaml", tmp_path / "out"
     scenario.write_text(SHORT)
     process = bench("run", str(scenario), "--output", str(out))
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while not lines(out / "rows.jsonl"):
         assert time.monotonic() < deadline and process.poll() is None
         time.sleep(0.05)
@@ -100,7 +100,7 @@ def test_a_server_that_dies_is_reported_and_the_others_are_measured(tmp_path):
     ]
     for server in servers:
         server.kill()
-    printed, errors = process.communicate(timeout=120)
+    printed, errors = process.communicate(timeout=280)
     assert process.returncode == 1, errors
     (failure,) = lines(out / "failures.jsonl")
     assert failure["system"] == "doomed"
