@@ -8,7 +8,7 @@ import json
 import pytest
 from layered_sglang.demo.drawing import ROW_TOKENS, Drawing, Drawn, header, legend
 from layered_sglang.demo.iterations import Iteration, TraceFollower, parse_line
-from layered_sglang.demo.terminal import ASCII, UNICODE, Screen, Style, style_for
+from layered_sglang.terminal import ASCII, UNICODE, Screen, Style, style_for
 
 LETTERS = {"ra": "A", "rb": "B", "rchat": "c"}
 

@@ -52,6 +52,7 @@ def test_pure_python_wheel(tree: Path) -> None:
     assert not [name for name in names if name.endswith(".so")]
     assert "layered_sglang/moe/plan.py" in names
     assert "layered_sglang/py.typed" in names
+    assert "layered_sglang/bench/scenarios/quick.yaml" in names
 
 
 def test_unknown_choice_is_refused(tree: Path) -> None:

@@ -15,12 +15,12 @@ from pathlib import Path
 
 from layered_sglang.demo.drawing import legend
 from layered_sglang.demo.scenario import SYSTEMS, System
-from layered_sglang.demo.server import ServerFailed, running_server
 from layered_sglang.demo.show import run_and_draw
 from layered_sglang.demo.summary import Measured, remarks, table
-from layered_sglang.demo.terminal import Screen, Style, style_for
 from layered_sglang.demo.traffic import TrafficError
+from layered_sglang.local_server import ServerFailed, running_server
 from layered_sglang.model_zoo import FolderError, find_preset, write_model
+from layered_sglang.terminal import Screen, Style, style_for
 
 PRESET = "tiny"
 #: Seconds between two progress lines where a line cannot be written over.
@@ -107,8 +107,9 @@ def _run(
     log = folder / f"{system.name}.log"
     # Not every attention kernel of a GPU takes float32.
     flags = ("--dtype", "bfloat16" if on_gpu else "float32", "--layered-trace-file", str(trace))
+    command = (sys.executable, "-m", "layered_sglang.launch_server", "--model-path", str(model))
     progress = _starting(system, screen)
-    with running_server(model, (*system.flags, *flags), log, progress) as server:
+    with running_server((*command, *system.flags, *flags), log, progress) as server:
         screen.clear()
         try:
             return asyncio.run(run_and_draw(system.title, server, trace, num_layers, screen, style))

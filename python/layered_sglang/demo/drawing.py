@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from layered_sglang.demo.iterations import Iteration
-from layered_sglang.demo.terminal import Style
+from layered_sglang.terminal import Style
 
 #: SGR codes of the prompts' blocks, A first.
 COLOURS = ("30;46", "30;43", "30;45", "30;42")

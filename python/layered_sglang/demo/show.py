@@ -7,10 +7,10 @@ from pathlib import Path
 
 from layered_sglang.demo.drawing import Drawing, Drawn, header
 from layered_sglang.demo.iterations import Iteration, TraceFollower
-from layered_sglang.demo.server import Server
 from layered_sglang.demo.summary import Measured
-from layered_sglang.demo.terminal import Screen, Style
 from layered_sglang.demo.traffic import PromptRun, Traffic, warm_up
+from layered_sglang.local_server import Server
+from layered_sglang.terminal import Screen, Style
 
 REFRESH_SECONDS = 0.05
 

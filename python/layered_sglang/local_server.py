@@ -1,4 +1,4 @@
-"""Starts one real server in its own process group and stops it again."""
+"""Starts one real server in its own process group, waits until it answers, and stops it again."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,8 @@ START_SECONDS = 300
 LOG_LINES = 25
 #: SGLang's last line of its start-up, after its own warm-up request.
 READY = "ready to roll"
+#: Threads of several processes that spin for one another's cores cost more than they give.
+ENVIRONMENT = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
 
 
 class ServerFailed(Exception):
@@ -48,48 +49,56 @@ class Server:
 
 @contextmanager
 def running_server(
-    model: Path, flags: tuple[str, ...], log: Path, progress: Callable[[float], None]
+    command: Sequence[str],
+    log: Path,
+    progress: Callable[[float], None],
+    environment: Mapping[str, str] | None = None,
+    start_seconds: float = START_SECONDS,
 ) -> Iterator[Server]:
     """A server that answers, until the block ends.
 
     Args:
-        model: the model's folder.
-        flags: of ``layered_sglang.launch_server``, beside the model and the port.
+        command: starts the server; host and port are added here.
         log: file for the server's output.
         progress: called with the seconds since the start, a few times a second, until it answers.
+        environment: variables beside this process's own.
+        start_seconds: after which a server that does not answer has failed.
 
     Raises:
-        ServerFailed: it ended or took longer than START_SECONDS.
+        ServerFailed: it ended, or did not answer in time.
     """
-    port = _free_port()
-    command = [sys.executable, "-m", "layered_sglang.launch_server", "--model-path", str(model)]
-    command += ["--host", "127.0.0.1", "--port", str(port), *flags]
-    # Threads of several processes that spin for one another's cores cost more than they give.
-    defaults = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
+    port = free_port()
     with open(log, "wb") as out:
         process = subprocess.Popen(
-            command,
+            [*command, "--host", "127.0.0.1", "--port", str(port)],
             stdin=subprocess.DEVNULL,
             stdout=out,
             stderr=subprocess.STDOUT,
-            env={**defaults, **os.environ},
+            env={**ENVIRONMENT, **os.environ, **(environment or {})},
             start_new_session=True,
         )
     server = Server(f"http://127.0.0.1:{port}", process, log)
     try:
-        _wait_ready(server, progress)
+        _wait_ready(server, progress, start_seconds)
         yield server
     finally:
         _stop(process)
 
 
-def _wait_ready(server: Server, progress: Callable[[float], None]) -> None:
+def free_port() -> int:
+    """A port of this machine that nobody listens on now."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def _wait_ready(server: Server, progress: Callable[[float], None], start_seconds: float) -> None:
     start = time.monotonic()
     while READY not in server.log.read_text(errors="replace"):
         server.check_alive()
         seconds = time.monotonic() - start
-        if seconds > START_SECONDS:
-            raise server.failed(f"the server was not ready within {START_SECONDS} s")
+        if seconds > start_seconds:
+            raise server.failed(f"the server was not ready within {start_seconds:.0f} s")
         progress(seconds)
         time.sleep(0.25)
 
@@ -102,11 +111,9 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
         with suppress(subprocess.TimeoutExpired):
             process.wait(patience)
             break
+    # A GPU's memory is free when the last of them is gone.
+    deadline = time.monotonic() + 10
     with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-
-
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
+        while time.monotonic() < deadline:
+            os.killpg(process.pid, signal.SIGKILL)
+            time.sleep(0.1)

@@ -1,0 +1,73 @@
+"""SGLang plugin of the benchmark. Not installed: ``bench run`` names it to the servers it starts."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import time
+from typing import Any
+
+#: File for the expert counts; nothing is counted without it.
+EXPERTS_ENV = "LAYERED_SGLANG_BENCH_EXPERTS"
+#: ``shaped``: dummy weights route about as a trained model's.
+ROUTER_ENV = "LAYERED_SGLANG_BENCH_ROUTER"
+
+ENTRY_POINT = "layered_sglang_bench = layered_sglang.bench.in_server.plugin:activate"
+
+_MODEL_RUNNER = "sglang.srt.model_executor.model_runner.ModelRunner"
+_TOPK = "sglang.srt.layers.moe.topk.TopK"
+_RUN_BATCH = "sglang.srt.managers.scheduler.Scheduler.run_batch"
+
+_loads: Any = None
+
+
+def activate() -> None:
+    """Entry point ``sglang.srt.plugins``; the server's first process runs no model."""
+    experts, router = os.environ.get(EXPERTS_ENV), os.environ.get(ROUTER_ENV)
+    if multiprocessing.parent_process() is None or not (experts or router):
+        return
+    from sglang.srt.plugins.hook_registry import HookRegistry, HookType
+
+    HookRegistry.register(f"{_MODEL_RUNNER}.load_model", _after_load_model, HookType.AFTER)
+    if experts:
+        HookRegistry.register(f"{_MODEL_RUNNER}.forward", _after_forward, HookType.AFTER)
+        HookRegistry.register(_RUN_BATCH, _around_run_batch, HookType.AROUND)
+        for name in ("forward_native", "forward_cuda", "forward_cpu"):
+            HookRegistry.register(f"{_TOPK}.{name}", _after_topk, HookType.AFTER)
+
+
+def _after_load_model(result: Any, runner: Any, *args: Any, **kwargs: Any) -> Any:
+    global _loads
+    if os.environ.get(ROUTER_ENV) == "shaped":
+        from layered_sglang.bench.in_server.shaped_router import shape_routers
+
+        shape_routers(runner.model)
+    path = os.environ.get(EXPERTS_ENV)
+    if path and runner.ps.tp_rank == 0:
+        from layered_sglang.bench.in_server.expert_loads import ExpertLoads
+
+        _loads = ExpertLoads.of_model(runner.model, path, time.monotonic)
+    return result
+
+
+def _after_topk(result: Any, topk: Any, *args: Any, **kwargs: Any) -> Any:
+    if _loads is not None:
+        _loads.routed(topk, result)
+    return result
+
+
+def _after_forward(result: Any, *args: Any, **kwargs: Any) -> Any:
+    if _loads is not None:
+        _loads.iteration_ends()
+    return result
+
+
+def _around_run_batch(original: Any, scheduler: Any, batch: Any, *args: Any, **kwargs: Any) -> Any:
+    if _loads is not None:
+        step = getattr(scheduler, "_step", None)
+        if step is not None:
+            kind = "prompts"
+        else:
+            kind = "prompts" if batch.forward_mode.is_extend() else "decode"
+        _loads.iteration_begins(kind)
+    return original(scheduler, batch, *args, **kwargs)

@@ -1,0 +1,1 @@
+"""``bench report``: what was measured as HTML, Markdown and pictures."""

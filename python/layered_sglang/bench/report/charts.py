@@ -1,0 +1,228 @@
+"""Which pictures a report has, from its results."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from layered_sglang.bench.report.chart import Box, Chart, Series
+from layered_sglang.bench.report.data import Record, Results
+from layered_sglang.bench.report.iterations import iteration_charts
+from layered_sglang.bench.summary import attainment, keeps, percentile, target_name
+from layered_sglang.bench.table import rates
+
+#: Points of a distribution's curve.
+CDF_POINTS = 200
+
+
+def charts(results: Results) -> list[Chart]:
+    """All pictures that the results have something for."""
+    made = []
+    for rate in rates(results.summary):
+        made += _distributions(results, rate)
+    made += [*_pareto(results), *_attainment(results)]
+    made += [*_energy(results), *_experts(results)]
+    for rate in rates(results.summary)[:1]:
+        made += _token_timeline(results, rate)
+    return made + iteration_charts(results)
+
+
+def _distributions(results: Results, rate: float | None) -> list[Chart]:
+    """Cumulative distributions of TTFT and ITL at one rate."""
+    kinds: Sequence[tuple[str, str, Callable[[Record], Sequence[float]], bool]] = (
+        ("ttft", "TTFT, s", lambda row: [row["ttft_s"]], False),
+        ("itl", "ITL, ms", lambda row: [1000 * gap for gap in row["itls_s"]], True),
+    )
+    made = []
+    for kind, label, read, log in kinds:
+        series = []
+        for colour, name in enumerate(results.names):
+            rows = [row for row in results.rows_of(name, rate) if not row["error"]]
+            values = [v for row in rows for v in read(row) if v > 0 or not log]
+            if values:
+                series.append(Series(name, _cdf(values), colour))
+        if not series:
+            continue
+        at = "" if rate is None else f" at {rate:g} requests/s"
+        made.append(
+            Chart(
+                name=f"cdf-{kind}" + ("" if rate is None else f"-{rate:g}"),
+                title=f"{kind.upper()}: share of {'requests' if kind == 'ttft' else 'tokens'}{at}",
+                x_label=label,
+                y_label="share that took at most this",
+                series=series,
+                x_log=log,
+            )
+        )
+    return made
+
+
+def _cdf(values: Sequence[float]) -> list[tuple[float, float]]:
+    ranked = sorted(values)
+    steps = range(CDF_POINTS + 1)
+    return [(percentile(ranked, 100 * i / CDF_POINTS), i / CDF_POINTS) for i in steps]
+
+
+def _pareto(results: Results) -> list[Chart]:
+    """Mean TTFT against P99 ITL: a system's line goes from rate to rate."""
+    series = []
+    for colour, name in enumerate(results.names):
+        points, labels = [], []
+        for rate in rates(results.summary):
+            values = _metrics(results, name, rate)
+            if "mean_ttft_ms" in values and "p99_itl_ms" in values:
+                points.append((values["mean_ttft_ms"] / 1000, values["p99_itl_ms"]))
+                labels.append(name if rate is None else f"{rate:g}/s")
+        if points:
+            series.append(Series(name, points, colour, True, labels))
+    if not series:
+        return []
+    return [
+        Chart(
+            name="pareto",
+            title="TTFT and ITL: lower left is better",
+            x_label="mean TTFT, s",
+            y_label="P99 ITL, ms",
+            series=series,
+            note="Medians over repeats.",
+        )
+    ]
+
+
+def _attainment(results: Results) -> list[Chart]:
+    """The share of requests within each target, against the rate."""
+    swept = [rate for rate in rates(results.summary) if rate is not None]
+    if len(swept) < 2:
+        return []
+    made = []
+    for number, target in enumerate(results.targets):
+        series = []
+        for colour, name in enumerate(results.names):
+            points = [
+                (rate, 100 * attainment(rows, target))
+                for rate in swept
+                if (rows := results.rows_of(name, rate))
+            ]
+            if points:
+                series.append(Series(name, points, colour, True))
+        made.append(
+            Chart(
+                name=f"attainment-{number}",
+                title=f"Requests within {target_name(target)}",
+                x_label="requests per second",
+                y_label="% of requests",
+                series=series,
+            )
+        )
+    return made
+
+
+def _energy(results: Results) -> list[Chart]:
+    """Joules a token, a bar for each system and rate."""
+    bars = _bars(results, ("mj_per_token",))
+    if not bars:
+        return []
+    return [
+        Chart(
+            name="energy",
+            title="Energy of the GPUs, mJ per prompt and output token",
+            x_label=_bars_label(results),
+            y_label="mJ per token",
+            boxes=bars,
+            x_ticks=_bars_ticks(bars),
+            legend=[(name, i) for i, name in enumerate(results.names)],
+            note="NVML's counter over the run, idle power included.",
+        )
+    ]
+
+
+def _experts(results: Results) -> list[Chart]:
+    """Expert weights loaded per request."""
+    bars = _bars(results, ("expert_gb_prompts", "expert_gb_decode"))
+    if not bars:
+        return []
+    return [
+        Chart(
+            name="experts",
+            title="Expert weights loaded in a run, GB",
+            x_label=_bars_label(results),
+            y_label="GB",
+            boxes=bars,
+            x_ticks=_bars_ticks(bars),
+            legend=[(name, i) for i, name in enumerate(results.names)],
+            note="Full colour: iterations with prompt tokens in some layer; pale: decode alone. One GPU.",
+        )
+    ]
+
+
+def _bars(results: Results, keys: Sequence[str]) -> list[Box]:
+    """A bar for each rate and system that has the figures ``keys``, these on top of one another."""
+    boxes: list[Box] = []
+    place = 0
+    for rate in rates(results.summary):
+        for colour, name in enumerate(results.names):
+            values = _metrics(results, name, rate)
+            if keys[0] not in values:
+                continue
+            foot = 0.0
+            for number, key in enumerate(keys):
+                text = f"{name if rate is None else f'{name}, {rate:g}/s'}: {values[key]:.1f}"
+                top = foot + values[key]
+                boxes.append(Box(place + 0.15, place + 0.85, foot, top, colour, text, number > 0))
+                foot = top
+            place += 1
+    return boxes
+
+
+def _bars_ticks(bars: Sequence[Box]) -> list[tuple[float, str]]:
+    places = dict.fromkeys((bar.x0 + bar.x1) / 2 for bar in bars)
+    names = {(bar.x0 + bar.x1) / 2: bar.text.rsplit(":", 1)[0] for bar in bars}
+    return [(place, names[place].rsplit(", ", 1)[-1]) for place in places]
+
+
+def _bars_label(results: Results) -> str:
+    return "requests per second" if rates(results.summary)[0] is not None else ""
+
+
+def _token_timeline(results: Results, rate: float | None) -> list[Chart]:
+    """One request's tokens under each system: the one that waited longest between two of them."""
+    names = results.names
+    rows = {name: _first_repeat(results, name, rate) for name in names}
+    common = set.intersection(*(set(found) for found in rows.values())) if rows else set()
+    several = [index for index in common if rows[names[0]][index]["itls_s"]]
+    if not several:
+        return []
+    index = max(several, key=lambda i: max(rows[names[0]][i]["itls_s"]))
+    series = []
+    for colour, name in enumerate(names):
+        row = rows[name][index]
+        points, at = [(0.0, 0.0), (row["ttft_s"], 0.0), (row["ttft_s"], 1.0)], row["ttft_s"]
+        for count, gap in enumerate(row["itls_s"], start=1):
+            points += [(at + gap, float(count)), (at + gap, count + 1.0)]
+            at += gap
+        series.append(Series(name, points, colour))
+    row = rows[names[0]][index]
+    kept = [target_name(t) for t in results.targets if keeps(row, t)]
+    return [
+        Chart(
+            name="token-timeline",
+            title=f"One request's tokens ({row['prompt_tokens']} prompt tokens)",
+            x_label="seconds since it was sent",
+            y_label="tokens received",
+            series=series,
+            note=f"The request with the longest wait between two tokens under {names[0]}"
+            + (f", where it keeps {'; '.join(kept)}." if kept else "."),
+        )
+    ]
+
+
+def _first_repeat(results: Results, name: str, rate: float | None) -> dict[int, Record]:
+    rows = [row for row in results.rows_of(name, rate) if not row["error"]]
+    first = min((row["repeat"] for row in rows), default=0)
+    return {row["index"]: row for row in rows if row["repeat"] == first}
+
+
+def _metrics(results: Results, name: str, rate: float | None) -> dict[str, float]:
+    for record in results.summary:
+        if record["system"] == name and record["rate"] == rate:
+            return {key: value["median"] for key, value in record["metrics"].items()}
+    return {}

@@ -1,0 +1,165 @@
+"""The report's words, the same for HTML and Markdown: sections of tables, lists and pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from layered_sglang.bench.report.chart import Chart
+from layered_sglang.bench.report.data import Results
+from layered_sglang.bench.report.iterations import iteration_table
+from layered_sglang.bench.table import rates, table
+from layered_sglang.model_zoo import PRESETS
+
+#: What the routers of a preset's weights do.
+ROUTERS = {
+    "uniform": "as the weights have it, nearly uniform (a trained one reaches fewer experts)",
+    "shaped": "shaped, so that 16, 32, 64 and 128 tokens reach about as many experts as with a "
+    "trained one",
+}
+
+
+@dataclass(frozen=True)
+class Section:
+    """A heading with what stands below it, in this order."""
+
+    title: str
+    paragraphs: Sequence[str] = ()
+    cells: Sequence[Sequence[str]] = ()
+    charts: Sequence[Chart] = ()
+    items: Sequence[str] = ()
+    code: Sequence[str] = field(default_factory=tuple)
+
+
+def sections(results: Results, charts: Sequence[Chart]) -> list[Section]:
+    """The report from top to bottom."""
+    made = [Section("What was measured", items=_what(results))]
+    for rate in rates(results.summary):
+        title = "Results" if rate is None else f"Results at {rate:g} requests/s"
+        suffix = "" if rate is None else f"-{rate:g}"
+        own = [c for c in charts if c.name in (f"cdf-ttft{suffix}", f"cdf-itl{suffix}")]
+        made.append(Section(title, [_reading(results)], table(results.summary, rate), own))
+    shown = {chart.name for section in made for chart in section.charts}
+    rest = [chart for chart in charts if chart.name not in shown]
+    trade = [c for c in rest if c.name == "pareto" or c.name.startswith("attainment")]
+    if trade or results.searches:
+        made.append(Section("TTFT against ITL, and load", charts=trade, cells=_searches(results)))
+    named = (
+        ("Energy", "energy"),
+        ("Expert weights", "experts"),
+        ("One request", "token-timeline"),
+    )
+    for title, name in named:
+        own = [chart for chart in rest if chart.name == name]
+        if own:
+            made.append(Section(title, charts=own))
+    own = [chart for chart in rest if chart.name.startswith("iterations-")]
+    cells = iteration_table(results)
+    if own or cells:
+        made.append(Section("Iterations", cells=cells, charts=own))
+    if results.failures:
+        items = [f"{failure['system']}: {failure['error']}" for failure in results.failures]
+        made.append(Section("What failed", items=items))
+    made.append(Section("Machine and versions", items=_machine(results)))
+    made.append(Section("Commands", _model_note(results), code=_commands(results)))
+    return made
+
+
+def _what(results: Results) -> list[str]:
+    scenario = results.scenario
+    workload, model = scenario["workload"], scenario["model"]
+    items = [f"Scenario {scenario['name']}" + f": {scenario['about']}" * bool(scenario["about"])]
+    if model["preset"]:
+        random = PRESETS[model["preset"]].random_weights if model["preset"] in PRESETS else False
+        items.append(f"Model: {model['preset']}, {'random' if random else 'dummy'} weights")
+        items.append(f"Router: {ROUTERS[scenario['router']]}")
+    else:
+        items.append(f"Model: {model['path']}")
+    items.append(f"Lengths: {_lengths(workload)}; seed {workload['seed']}")
+    bound = (
+        f"{workload['requests']} requests"
+        if workload["requests"]
+        else f"requests within {workload['duration']:g} s"
+    )
+    items.append(f"Arrivals: {_arrivals(workload)}; {bound} a run; every system gets the same ones")
+    counts = {record["repeats"] for record in results.summary}
+    repeats = "–".join(str(n) for n in sorted({min(counts), max(counts)}))
+    life = (
+        "one server at a time" if scenario["resident"] == "one" else "all servers at once, in turn"
+    )
+    items.append(
+        f"Repeats: {repeats}, {scenario['repeats_per_start']} within one start of a server; {life}"
+    )
+    warm = {run["system"]: run["warm_up"] for run in results.runs if run["warm_up"]}
+    for name, seen in warm.items():
+        stable = "alike at the end" if seen["stable"] else "NOT alike at the end"
+        items.append(f"Warm-up of {name}: {len(seen['seconds'])} rounds, {stable}")
+    items.append(f"Measured from {results.runs[0]['began']}")
+    return items
+
+
+def _arrivals(workload: dict) -> str:
+    arrivals = workload["arrivals"]
+    rate = f", {arrivals['rate']:g} requests/s" if arrivals["rate"] else ""
+    if arrivals["kind"] == "Gamma":
+        cv = arrivals["cv"]
+        return ("Poisson" if cv == 1 else f"gamma, coefficient of variation {cv:g}") + rate
+    if arrivals["kind"] == "Replay":
+        return f"times of the trace, stretched {arrivals['time_scale']:g} times"
+    return "all at once"
+
+
+def _lengths(workload: dict) -> str:
+    if workload["trace"]:
+        return f"rows of a trace of {workload['trace']['rows']}"
+    parts = []
+    for name in ("prompt", "output"):
+        values = ", ".join(f"{key} {value:g}" for key, value in workload[name].items())
+        parts.append(f"{name} {values}")
+    shared = workload["shared_prefix"]
+    if shared:
+        parts.append(f"after one of {shared['groups']} prefixes of {shared['tokens']} tokens")
+    return "; ".join(parts)
+
+
+def _reading(results: Results) -> str:
+    base = results.names[0]
+    several = any(record["repeats"] > 1 for record in results.summary)
+    spread = "Medians over repeats (lowest … highest). " if several else "One run each. "
+    return spread + f"Percentages are differences to {base}."
+
+
+def _searches(results: Results) -> list[list[str]]:
+    if not results.searches:
+        return []
+    cells = [["system", "repeat", "highest rate within the first target, requests/s"]]
+    for search in results.searches:
+        rate = "none tried" if search["rate"] is None else f"{search['rate']:.2f}"
+        cells.append([search["system"], str(search["repeat"] + 1), rate])
+    return cells
+
+
+def _machine(results: Results) -> list[str]:
+    machine = results.machine
+    gpus = machine["gpus"] or ["no GPU"]
+    packages = ", ".join(f"{name} {version}" for name, version in machine["packages"].items())
+    return [
+        *gpus,
+        f"{machine['cpu']}, {machine['cores']} cores, {machine['memory_gib']} GiB",
+        f"Python {machine['python']}, {packages}",
+    ]
+
+
+def _model_note(results: Results) -> list[str]:
+    preset = results.scenario["model"]["preset"]
+    if not preset:
+        return []
+    return [f"The model's folder is written by `python -m layered_sglang.make_model {preset} DIR`."]
+
+
+def _commands(results: Results) -> list[str]:
+    lines = [*dict.fromkeys(results.commands)]
+    for name in [s["name"] for s in results.scenario["systems"]]:
+        if name in results.systems:
+            lines += ["", f"# {name}", results.systems[name]["command"]]
+    return lines

@@ -1,0 +1,46 @@
+"""Writes a report into a benchmark's folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from layered_sglang.bench.report.charts import charts
+from layered_sglang.bench.report.data import read_results
+from layered_sglang.bench.report.page import html, markdown
+from layered_sglang.bench.report.png import pyplot, write_png
+from layered_sglang.bench.report.svg import svg
+from layered_sglang.bench.report.text import sections
+from layered_sglang.bench.store import StoreError
+
+
+def write_report(folder: Path) -> list[Path]:
+    """Write ``report.html``, ``report.md`` and its pictures in ``pictures/``.
+
+    The pictures are SVG, and PNG too where matplotlib is installed; Markdown then shows the PNG.
+
+    Returns:
+        The page, the Markdown file and the pictures' folder.
+
+    Raises:
+        StoreError: the folder holds no results, or cannot be written.
+    """
+    results = read_results(folder)
+    drawn = charts(results)
+    plt, pictures = pyplot(), folder / "pictures"
+    try:
+        pictures.mkdir(exist_ok=True)
+        shown = {}
+        for chart in drawn:
+            (pictures / f"{chart.name}.svg").write_text(svg(chart), encoding="utf-8")
+            kind = "svg"
+            if plt is not None:
+                write_png(plt, chart, pictures / f"{chart.name}.png")
+                kind = "png"
+            shown[chart.name] = f"pictures/{chart.name}.{kind}"
+        title, parts = results.scenario["name"], sections(results, drawn)
+        page, text = folder / "report.html", folder / "report.md"
+        page.write_text(html(title, parts), encoding="utf-8")
+        text.write_text(markdown(title, parts, shown), encoding="utf-8")
+    except OSError as error:
+        raise StoreError(f"cannot write into {folder}: {error.strerror or error}") from error
+    return [page, text, pictures]

@@ -1,0 +1,168 @@
+"""``bench run`` against endpoints without a model: what is sent, timed, stored and gone on with."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from fake_endpoint import fake_endpoint
+from layered_sglang.bench.command import main
+
+SCENARIO = """\
+about: a fake
+model: {{path: none, vocabulary: 50}}
+systems:
+  a: {{url: "{a}"}}
+  b: {{url: "{b}/v1", model: other}}
+workload:
+  prompt_tokens: {{uniform: [5, 9]}}
+  output_tokens: 6
+  arrivals: {{poisson: {{rate: 40}}}}
+  requests: 8
+targets: {{ttft_s: 0.5, itl_ms: 200}}
+repeats: 2
+warm_up: {{requests: 2, output_tokens: 2, most_rounds: 2}}
+"""
+
+
+@pytest.fixture
+def endpoints():
+    with fake_endpoint() as a, fake_endpoint() as b:
+        yield a, b
+
+
+@pytest.fixture
+def scenario(endpoints, tmp_path):
+    path = tmp_path / "fake.yaml"
+    path.write_text(SCENARIO.format(a=endpoints[0].url, b=endpoints[1].url))
+    return path
+
+
+def lines(folder, name):
+    path = folder / name
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+@pytest.mark.parametrize("resident", ["one", "all"])
+def test_all_systems_get_the_same_requests_and_every_one_has_its_row(
+    scenario, endpoints, tmp_path, capsys, resident
+):
+    out = tmp_path / "out"
+    command = ["run", str(scenario), "--output", str(out), "--set", f"resident={resident}"]
+    assert (
+        main([*command, "--set", "repeats_per_start=" + ("1" if resident == "one" else "2")]) == 0
+    )
+    a, b = endpoints
+    assert sorted(a.prompts) == sorted(b.prompts)
+    rows = lines(out, "rows.jsonl")
+    assert len(rows) == 8 * 2 * 2
+    for row in rows:
+        assert row["output_tokens"] == 6
+        assert len(row["itls_s"]) == 5
+        assert row["error"] == ""
+        assert a.GAP * 0.9 < row["ttft_s"] < 0.5
+        assert row["e2e_s"] == pytest.approx(row["ttft_s"] + sum(row["itls_s"]), abs=1e-4)
+        assert row["sent_s"] == pytest.approx(row["arrival"], abs=0.2)
+    # In turn, and every other time in the other order.
+    runs = lines(out, "runs.jsonl")
+    assert [(r["system"], r["repeat"]) for r in runs] == [("a", 0), ("b", 0), ("b", 1), ("a", 1)]
+    printed = capsys.readouterr().out
+    assert "TTFT mean, ms" in printed
+    assert "within TTFT ≤ 0.5 s, ITL ≤ 200 ms, %" in printed
+    summary = json.loads((out / "summary.json").read_text())
+    assert [record["repeats"] for record in summary] == [2, 2]
+
+
+def test_the_first_errors_are_shown_and_the_rest_counted(scenario, endpoints, tmp_path, capsys):
+    out = tmp_path / "out"
+    endpoints[1].fail = lambda number: number > 6
+    command = ["run", str(scenario), "--output", str(out), "--set", "repeats=1"]
+    assert main(command) == 0
+    rows = [row for row in lines(out, "rows.jsonl") if row["system"] == "b"]
+    failed = [row for row in rows if row["error"]]
+    assert len(rows) == 8
+    assert 4 <= len(failed) < 8
+    assert {row["error"] for row in failed} == {"HTTP 503: overloaded"}
+    printed = capsys.readouterr().out
+    assert printed.count("a request failed: HTTP 503: overloaded") == 3
+    assert f"{8 - len(failed)} of 8 answered" in printed
+
+
+def test_an_endpoint_that_refuses_the_warm_up_is_left_out(scenario, endpoints, tmp_path, capsys):
+    out = tmp_path / "out"
+    endpoints[0].fail = lambda number: True
+    assert main(["run", str(scenario), "--output", str(out)]) == 1
+    assert {row["system"] for row in lines(out, "rows.jsonl")} == {"b"}
+    (failure,) = lines(out, "failures.jsonl")
+    assert failure["system"] == "a"
+    assert "warm-up requests failed: HTTP 503: overloaded" in failure["error"]
+    assert "a: 2 of 2 warm-up requests failed" in capsys.readouterr().out
+
+
+def test_a_run_that_was_cut_off_goes_on(scenario, endpoints, tmp_path, capsys):
+    out = tmp_path / "out"
+    command = ["run", str(scenario), "--output", str(out)]
+    endpoints[1].gap = 0.3  # b takes two seconds and more
+    assert main([*command, "--time-limit", "2.5"]) == 1
+    assert "time limit is reached" in capsys.readouterr().out
+    first = [(run["system"], run["repeat"]) for run in lines(out, "runs.jsonl")]
+    assert first == [("a", 0)]
+    endpoints[1].gap = 0.02
+    assert main(command) == 0
+    runs = lines(out, "runs.jsonl")
+    assert [(r["system"], r["repeat"]) for r in runs] == [("a", 0), ("b", 0), ("b", 1), ("a", 1)]
+    assert len({run["run"] for run in runs}) == 4
+    assert main([*command, "--set", "repeats=3"]) == 2
+    assert "results of another scenario" in capsys.readouterr().err
+
+
+def test_ctrl_c_keeps_what_was_measured(scenario, endpoints, tmp_path):
+    out = tmp_path / "out"
+    endpoints[1].gap = 0.4
+    command = [sys.executable, "-m", "layered_sglang.bench", "run", str(scenario)]
+    process = subprocess.Popen(
+        [*command, "--output", str(out)], stdout=subprocess.PIPE, text=True, env=os.environ
+    )
+    deadline = time.monotonic() + 60
+    while not lines(out, "runs.jsonl"):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    printed, _ = process.communicate(timeout=30)
+    assert process.returncode == 130, printed
+    assert "interrupted" in printed
+    assert "TTFT mean, ms" in printed
+    assert len(lines(out, "rows.jsonl")) >= 8
+
+
+def test_a_search_for_the_highest_rate(scenario, endpoints, tmp_path, capsys):
+    out = tmp_path / "out"
+    overrides = ["search.low=20", "search.high=60", "search.steps=2", "repeats=1"]
+    sets = [word for override in overrides for word in ("--set", override)]
+    assert main(["run", str(scenario), "--output", str(out), "--only", "a", *sets]) == 0
+    (search,) = lines(out, "searches.jsonl")
+    assert search == {"system": "a", "repeat": 0, "rate": 60.0}
+    assert "highest rate within the target: 60.00/s" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        (["--set", "repeats=none"], "--set: repeats: expected a whole number, got 'none'"),
+        (["--only", "c"], "--only c: no such system; there are: a, b"),
+    ],
+)
+def test_a_bad_command_is_one_line(scenario, tmp_path, capsys, command, message):
+    assert main(["run", str(scenario), "--output", str(tmp_path / "out"), *command]) == 2
+    assert capsys.readouterr().err == f"bench: {message}\n"
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_with_other_things_is_refused(scenario, tmp_path, capsys):
+    assert main(["run", str(scenario), "--output", str(tmp_path)]) == 2
+    assert "is not empty; choose another folder with --output" in capsys.readouterr().err

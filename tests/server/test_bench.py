@@ -1,0 +1,140 @@
+"""The benchmark with real servers: stock and layered measured, and one that dies under way."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+
+pytestmark = pytest.mark.server
+SHORT = """\
+name: short
+about: two servers, a few requests
+model: {preset: tiny}
+systems:
+  doomed: {server: stock}
+  layered: {flags: --layer-group-tokens 256}
+workload:
+  prompt_tokens: 700
+  output_tokens: 40
+  arrivals: {poisson: {rate: 3}}
+  requests: 9
+targets: {ttft_s: 10, itl_ms: 1000}
+repeats: 1
+expert_bytes: true
+router: shaped
+warm_up: {requests: 1, output_tokens: 4, least_rounds: 1, most_rounds: 1}
+"""
+
+
+def bench(*arguments: str) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, "-m", "layered_sglang.bench", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ,
+    )
+
+
+def lines(path):
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+@pytest.mark.timeout(600)
+def test_quick_measures_stock_and_layered(tmp_path):
+    out = tmp_path / "out"
+    printed, errors = bench("run", "quick", "--output", str(out)).communicate(timeout=580)
+    assert "TTFT mean, ms" in printed, errors
+    rows = lines(out / "rows.jsonl")
+    asked = {}
+    for system in ("stock", "layered"):
+        own = [row for row in rows if row["system"] == system]
+        assert [row["error"] for row in own] == [""] * 10
+        for row in own:
+            assert len(row["itls_s"]) == row["output_tokens"] - 1
+            assert 0 < row["ttft_s"] <= row["e2e_s"]
+        asked[system] = {(r["index"], r["prompt_tokens"], r["output_tokens"]) for r in own}
+    assert asked["stock"] == asked["layered"]
+
+    _, layered = lines(out / "runs.jsonl")
+    assert layered["sampled"]["running_requests"]["max"] > 0
+    start, end = layered["monotonic"]
+    trace = [t for t in lines(out / "traces" / layered["trace"]) if start <= t["time"] <= end]
+    cohort = {rid for t in trace if t["layers"] for rid, *_ in t["cohort"]}
+    assert cohort, "no iteration ran a layer group"
+    assert cohort <= {row["rid"] for row in rows if row["system"] == "layered"}
+
+    systems = json.loads((out / "systems.json").read_text())
+    assert "-m sglang.launch_server" in systems["systems"]["stock"]["command"]
+    assert "-m layered_sglang.launch_server" in systems["systems"]["layered"]["command"]
+    assert systems["systems"]["stock"]["server_info"]["chunked_prefill_size"] == 512
+    assert systems["machine"]["packages"]["sglang"]
+
+    printed, errors = bench("report", str(out)).communicate(timeout=60)
+    assert f"wrote {out / 'report.html'}" in printed, errors
+    page = (out / "report.html").read_text()
+    for picture in ("TTFT: share of requests", "One request", "layered: who ran which layers"):
+        assert picture in page
+    assert "http" not in page.replace("http://www.w3.org/2000/svg", ""), "it stands by itself"
+
+
+@pytest.mark.timeout(600)
+def test_a_server_that_dies_is_reported_and_the_others_are_measured(tmp_path):
+    scenario, out = tmp_path / "short.yaml", tmp_path / "out"
+    scenario.write_text(SHORT)
+    process = bench("run", str(scenario), "--output", str(out))
+    deadline = time.monotonic() + 300
+    while not lines(out / "rows.jsonl"):
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.05)
+    servers = [
+        child
+        for child in psutil.Process(process.pid).children()
+        if "sglang.launch_server" in child.cmdline()
+    ]
+    for server in servers:
+        server.kill()
+    printed, errors = process.communicate(timeout=280)
+    assert process.returncode == 1, errors
+    (failure,) = lines(out / "failures.jsonl")
+    assert failure["system"] == "doomed"
+    assert failure["error"] == "the server ended with status -9"
+    assert "POST /generate" in failure["log_end"]
+    assert "doomed: the server ended with status -9; it is left out from here on" in printed
+    (run,) = lines(out / "runs.jsonl")
+    assert run["system"] == "layered"
+    expect_expert_loads(run["experts"])
+    finished = [row for row in lines(out / "rows.jsonl") if row["system"] == "layered"]
+    assert [row["error"] for row in finished] == [""] * 9
+    assert [record["system"] for record in json.loads((out / "summary.json").read_text())] == [
+        "layered"
+    ]
+
+
+def expect_expert_loads(experts):
+    """Eight layers of 16 experts, four of them for each token."""
+    assert experts["bytes_per_expert"] == 3 * 64 * 64 * 4
+    loads, iterations = experts["loads"], experts["iterations"]
+    # 40 tokens each, several requests at a time, one or more layer groups of 700 tokens before.
+    assert 40 <= iterations["decode"] <= 9 * 39
+    assert 9 <= iterations["prompts"] <= 9 * 8
+    for kind, count in loads.items():
+        assert 8 * 4 <= count / iterations[kind] <= 8 * 16
+    assert loads["prompts"] / iterations["prompts"] > loads["decode"] / iterations["decode"]
+
+
+def test_a_bad_scenario_is_one_line_with_its_place(tmp_path):
+    scenario = tmp_path / "bad.yaml"
+    scenario.write_text(SHORT.replace("requests: 9", "request: 9"))
+    process = bench("run", str(scenario), "--output", str(tmp_path / "out"))
+    printed, errors = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert printed == ""
+    assert errors.startswith(f"bench: {scenario}:11: workload.request: unknown key; there are: ")
+    assert errors.count("\n") == 1
