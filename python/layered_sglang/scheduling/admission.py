@@ -127,7 +127,8 @@ class AdmitByBenefit:
     1. Prompts go by priority, then by waited / need ** FAIRNESS: short ones early, and everyone's turn
        comes. Who has waited for PATIENCE goes first, oldest first, and is overtaken no more.
     2. Another prompt joins a cohort when the loads of experts that it saves are worth more, summed over
-       all who wait, than the time by which it delays the cohort's members.
+       all who wait, than the time by which it delays the cohort's members. A much shorter one does not:
+       it overtakes.
     3. What is in flight is overtaken by prompts that need a small part of its time, for at most a share
        of its own need in all.
     4. A prompt longer than a cohort is cut; into smaller chunks than the limit when one layer of such a
@@ -182,14 +183,14 @@ class AdmitByBenefit:
         cap = self._chunk_tokens(view, first.work)
         if first.work.tokens >= cap:
             return Admission((order[0],), cap)
-        chosen, work = self._join(view, order[1:], first.work, 1, cap)
+        chosen, work = self._join(view, order[1:], first.work, first.priority, cap)
         return Admission((order[0], *chosen), cap, alone=self._alone(view, work))
 
     def _continue(self, view: QueueView, begun: InFlight, order: list[int]) -> Admission:
         cap = self._chunk_tokens(view, begun.work)
         if begun.work.tokens >= cap:
             return Admission((), cap, continues=True)
-        chosen, _ = self._join(view, order, begun.work, 1, cap)
+        chosen, _ = self._join(view, order, begun.work, begun.priority, cap)
         return Admission(tuple(chosen), cap, continues=True)
 
     def _overtake(self, view: QueueView, begun: InFlight, order: list[int]) -> Admission | None:
@@ -212,7 +213,7 @@ class AdmitByBenefit:
         short = self._without_passed(view, order, may_pass)
         if short:
             work = view.waiting[short[0]].work
-            chosen, work = self._join(view, short[1:], work, 1, cap, allowed)
+            chosen, work = self._join(view, short[1:], work, begun.priority, cap, allowed)
             delay = self.duration(view, work)
             return Admission((short[0], *chosen), cap, overtakes=True, delay=delay)
         return None
@@ -240,12 +241,13 @@ class AdmitByBenefit:
         view: QueueView,
         candidates: list[int],
         work: CohortWork,
-        members: int,
+        priority: int,
         cap: int,
         most_seconds: float = float("inf"),
     ) -> tuple[list[int], CohortWork]:
         """Those of ``candidates`` that join a cohort of ``work``, and the cohort's work then."""
         chosen: list[int] = []
+        members = 1
         stays: int | None = None
         seconds = self.duration(view, work)
         for at, i in enumerate(candidates[:WINDOW]):
@@ -253,6 +255,11 @@ class AdmitByBenefit:
             together = work + prompt.work
             if stays is not None and prompt.priority < stays:
                 break
+            if self._passes_later(view, prompt, work, priority):
+                if view.keep_order:
+                    break
+                stays = prompt.priority
+                continue
             if together.tokens > cap:
                 if view.keep_order:
                     break
@@ -267,6 +274,17 @@ class AdmitByBenefit:
             chosen.append(i)
             work, seconds, members = together, longer, members + 1
         return chosen, work
+
+    def _passes_later(
+        self, view: QueueView, prompt: WaitingPrompt, work: CohortWork, priority: int
+    ) -> bool:
+        """Whether a prompt does better to overtake a cohort of ``work`` than to join it: within it, it
+        would wait for the longest."""
+        return (
+            view.decode.requests > 0
+            and prompt.priority >= priority
+            and prompt.need * OVERTAKE_RATIO <= self.estimator.prefill(work)
+        )
 
     def _chunk_tokens(self, view: QueueView, work: CohortWork) -> int:
         """Most tokens of a cohort of prompts like ``work``: the limit, halved while one layer of as

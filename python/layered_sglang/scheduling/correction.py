@@ -9,8 +9,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-#: Share of a sample's logarithmic error that a factor takes over.
+#: Share of a sample's logarithmic error that a factor takes over; more of its first ones.
 GAIN = 0.05
+FIRST_GAIN, FIRST = 0.25, 30
 #: An error counts as at most this much, logarithmic: what is farther off is an outlier.
 OUTLIER = 0.4
 #: Share of iterations that the margin should cover.
@@ -29,13 +30,15 @@ class OnlineCorrection:
         decode: measured over predicted, iterations that only decode.
         cohort: likewise for what a layer group adds.
         margin: how much longer than predicted an iteration may turn out, as a share; covers
-            :data:`COVERED` of them.
+            :data:`COVERED` of them, stalls aside.
+        seen: iterations learnt from.
     """
 
     limit: float
     decode: float = 1.0
     cohort: float = 1.0
     margin: float = 0.05
+    seen: int = 0
 
     def observe(self, seconds: float, decode_part: float, cohort_part: float) -> None:
         """Learn from one iteration.
@@ -48,21 +51,22 @@ class OnlineCorrection:
         if not (seconds > 0 and math.isfinite(seconds)) or decode_part + cohort_part <= 0:
             return
         predicted = self.decode * decode_part + self.cohort * cohort_part
-        self._move_margin(seconds / predicted - 1)
+        error = math.log(seconds / predicted)
+        # While the factors are far off, or where something stalled, an error is no spread.
+        if abs(error) < OUTLIER and self.seen >= FIRST:
+            self._move_margin(seconds / predicted - 1)
+        error = min(max(error, -OUTLIER), OUTLIER)
+        self.seen += 1
         if cohort_part > 0:
             # A part too small to be seen in the sum teaches nothing about itself.
             share = self.cohort * cohort_part / predicted
-            error = self._error(seconds, predicted)
             self.cohort = self._moved(self.cohort, error * share)
         else:
-            self.decode = self._moved(self.decode, self._error(seconds, predicted))
-
-    @staticmethod
-    def _error(seconds: float, predicted: float) -> float:
-        return min(max(math.log(seconds / predicted), -OUTLIER), OUTLIER)
+            self.decode = self._moved(self.decode, error)
 
     def _moved(self, factor: float, error: float) -> float:
-        return min(max(factor * math.exp(GAIN * error), 1 / self.limit), self.limit)
+        gain = FIRST_GAIN if self.seen <= FIRST else GAIN
+        return min(max(factor * math.exp(gain * error), 1 / self.limit), self.limit)
 
     def _move_margin(self, excess: float) -> None:
         """A quantile by stochastic approximation: up by much when exceeded, down by little else."""
