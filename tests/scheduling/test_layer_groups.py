@@ -1,17 +1,23 @@
-"""What a layer-group policy promises, for any model and any cohort."""
+"""What the paper's layer groups promise, for any model and any cohort."""
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
+from checks import LayerCase, check_nobody_waits_for_nobody, layer_groups
 from hypothesis import given
 from hypothesis import strategies as st
 from layered_sglang.scheduling import (
     CohortView,
+    CohortWork,
+    DecodeWork,
     FixedLayerGroups,
     LayerGroup,
-    make_policy,
     split_layers,
 )
+from worlds import decodes, estimators, works
 
 layers = st.integers(1, 200)
 tokens = st.integers(1, 100_000)
@@ -38,12 +44,12 @@ def test_split_refuses_impossible_counts(count):
 def run(policy, num_layers: int, cohort_tokens: int, decoding: list[int]) -> list[LayerGroup]:
     """Layer groups until the end, with ``decoding[i]`` running requests in iteration i."""
     done: list[LayerGroup] = []
+    cohort = CohortWork.of_prompt(cohort_tokens)
     while not done or done[-1].end < num_layers:
-        i = min(len(done), len(decoding) - 1)
+        requests = decoding[min(len(done), len(decoding) - 1)]
         start = done[-1].end if done else 0
-        done.append(
-            policy.next_layer_group(CohortView(num_layers, start, cohort_tokens, decoding[i]))
-        )
+        view = CohortView(num_layers, start, cohort, DecodeWork(requests, 100 * requests))
+        done.append(policy.next_layer_group(view))
         assert len(done) <= num_layers, "the policy does not advance"
     return done
 
@@ -66,26 +72,24 @@ def test_a_fixed_number_of_groups_is_never_above_the_layers(n, cohort, per_group
     assert len(run(FixedLayerGroups(per_group, count), n, cohort, [1])) == min(n, count)
 
 
-@given(layers, tokens, group_tokens, st.data())
-def test_nobody_decodes_so_nothing_waits(n, cohort, per_group, data):
-    start = data.draw(st.integers(0, n - 1))
-    view = CohortView(n, start, cohort, decode_requests=0)
-    assert FixedLayerGroups(per_group).next_layer_group(view) == LayerGroup(start, n)
+@given(estimators, works, decodes, group_tokens, fixed_count, st.data())
+def test_nobody_decodes_so_nothing_waits(estimator, work, decode, per_group, count, data):
+    case = LayerCase(estimator, work, decode, None)
+    layer = data.draw(st.integers(0, estimator.num_layers - 1))
+    check_nobody_waits_for_nobody(FixedLayerGroups(per_group, count), case, layer)
 
 
-@given(layers, tokens, group_tokens, fixed_count, st.integers(0, 64), st.data())
-def test_deterministic(n, cohort, per_group, count, decoding, data):
-    view = CohortView(n, data.draw(st.integers(0, n - 1)), cohort, decoding)
-    one, other = (make_policy("fixed", per_group, count) for _ in range(2))
-    assert one.next_layer_group(view) == other.next_layer_group(view)
+@given(estimators, works, decodes, group_tokens, fixed_count)
+def test_fixed_is_deterministic(estimator, work, decode, per_group, count):
+    case = LayerCase(estimator, work, decode, None)
+    one, other = (layer_groups(FixedLayerGroups(per_group, count), case) for _ in range(2))
+    assert one == other
 
 
 def test_policy_modules_know_neither_torch_nor_sglang():
-    import subprocess
-    import sys
-
     code = (
         "import sys, layered_sglang.scheduling, layered_sglang.config;"
+        "import layered_sglang.scheduling.profile, layered_sglang.scheduling.devices;"
         "sys.exit(any(m.split('.')[0] in ('torch', 'sglang', 'numpy') for m in sys.modules))"
     )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

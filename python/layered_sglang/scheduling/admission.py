@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -199,22 +199,41 @@ class AdmitByBenefit:
         allowed = OVERTAKE_SHARE * self.duration(view, begun.work) - begun.delayed
         limit = self.estimator.prefill(begun.work) * begun.layers_left
         limit /= self.estimator.num_layers * OVERTAKE_RATIO
-        short = [
-            i
-            for i in order
-            if view.waiting[i].need <= limit and view.waiting[i].priority >= begun.priority
-        ]
         cap = self._chunk_tokens(view, begun.work)
-        for at, i in enumerate(short):
-            work = view.waiting[i].work
-            delay = self.duration(view, work)
+
+        def may_pass(i: int) -> bool:
+            prompt = view.waiting[i]
+            if prompt.need > limit or prompt.priority < begun.priority or prompt.work.tokens > cap:
+                return False
             # Passing has to save the short one more than it costs the long one's prompts.
-            if work.tokens > cap or delay > allowed or begun.work.prompts * delay > left:
-                continue
-            chosen, work = self._join(view, short[at + 1 :], work, 1, cap, allowed)
+            delay = self.duration(view, prompt.work)
+            return delay <= allowed and begun.work.prompts * delay <= left
+
+        short = self._without_passed(view, order, may_pass)
+        if short:
+            work = view.waiting[short[0]].work
+            chosen, work = self._join(view, short[1:], work, 1, cap, allowed)
             delay = self.duration(view, work)
-            return Admission((i, *chosen), cap, overtakes=True, delay=delay)
+            return Admission((short[0], *chosen), cap, overtakes=True, delay=delay)
         return None
+
+    @staticmethod
+    def _without_passed(
+        view: QueueView, order: list[int], goes: Callable[[int], bool]
+    ) -> list[int]:
+        """Those of ``order`` that ``goes`` lets go, up to where the next would pass one that stays and
+        must not be passed: one of a higher priority, or anyone when SGLang's order is kept."""
+        chosen: list[int] = []
+        stays: int | None = None
+        for i in order:
+            priority = view.waiting[i].priority
+            if stays is not None and (view.keep_order or priority < stays):
+                break
+            if goes(i):
+                chosen.append(i)
+            elif stays is None:
+                stays = priority
+        return chosen
 
     def _join(
         self,
@@ -227,38 +246,47 @@ class AdmitByBenefit:
     ) -> tuple[list[int], CohortWork]:
         """Those of ``candidates`` that join a cohort of ``work``, and the cohort's work then."""
         chosen: list[int] = []
+        stays: int | None = None
         seconds = self.duration(view, work)
         for at, i in enumerate(candidates[:WINDOW]):
             prompt = view.waiting[i]
             together = work + prompt.work
+            if stays is not None and prompt.priority < stays:
+                break
             if together.tokens > cap:
                 if view.keep_order:
                     break
+                stays = prompt.priority
                 continue
             longer = self.duration(view, together)
             behind = len(candidates) - at - 1
             delays = (members + 1 + behind) * (longer - seconds)
             saves = (1 + behind) * self.duration(view, prompt.work)
-            if longer > most_seconds or delays > saves:
+            if longer > most_seconds or delays > saves or self._one_layer_breaks(view, together):
                 break
             chosen.append(i)
             work, seconds, members = together, longer, members + 1
         return chosen, work
 
     def _chunk_tokens(self, view: QueueView, work: CohortWork) -> int:
-        """Most tokens of a cohort of prompts like ``work``: the limit, halved while one layer of it
-        would break the target (down to a size that loads nearly all experts anyway)."""
+        """Most tokens of a cohort of prompts like ``work``: the limit, halved while one layer of as
+        much of ``work`` would break the target (down to a size that loads nearly all experts anyway).
+        """
         cap = view.max_tokens
-        if view.decode.requests == 0 or view.itl_target is None:
-            return cap
-        budget = self.layer_groups.budget(view.decode, view.itl_target)
         pairs = work.pairs / max(1, work.tokens)
-        while cap // 2 >= SMALLEST_CHUNK and work.tokens > cap // 2:
+        while cap // 2 >= SMALLEST_CHUNK:
             chunk = CohortWork(min(cap, work.tokens), pairs * min(cap, work.tokens))
-            if self.estimator.merged(view.decode, chunk).seconds(1) <= budget:
+            if not self._one_layer_breaks(view, chunk):
                 break
             cap //= 2
         return cap
+
+    def _one_layer_breaks(self, view: QueueView, work: CohortWork) -> bool:
+        """Whether already one layer of ``work`` beside decode is predicted to break the target."""
+        if view.decode.requests == 0 or view.itl_target is None:
+            return False
+        budget = self.layer_groups.budget(view.decode, view.itl_target)
+        return self.estimator.merged(view.decode, work).seconds(1) > budget
 
     def _alone(self, view: QueueView, work: CohortWork) -> bool:
         """Whether SGLang's own prefill is faster and keeps the target: for tiny prompts, and where

@@ -1,0 +1,139 @@
+"""The cost model: monotone, its inverse exact, its limits the rooflines'."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from layered_sglang.model_zoo.published import QWEN3_30B_A3B
+from layered_sglang.scheduling import CohortWork, CostModel, DecodeWork, IterationTime, ModelShape
+from layered_sglang.scheduling.devices import nominal_coefficients
+from layered_sglang.scheduling.model_shape import SPREAD_RANDOM
+from worlds import MOE, decodes, estimator, estimators, works
+
+slopes = st.just(0.0) | st.floats(1e-7, 0.1)
+lines = st.builds(
+    IterationTime,
+    device=st.floats(0, 1),
+    device_per_layer=slopes,
+    host=st.floats(0, 1),
+    host_per_layer=slopes,
+    overlap=st.booleans(),
+)
+
+
+@given(estimators, works, decodes, st.integers(0, 47))
+def test_more_layers_never_take_less(est, work, decode, layers):
+    line = est.merged(decode, work)
+    assert line.seconds(layers + 1) >= line.seconds(layers)
+
+
+@given(estimators, works, decodes, st.integers(1, 4096), st.integers(0, 48))
+def test_more_prompt_tokens_never_take_less_gpu_time(est, work, decode, more, layers):
+    line = est.model.merged(decode, work)
+    longer = est.model.merged(decode, work + CohortWork.of_prompt(more))
+    assert longer.device + layers * longer.device_per_layer >= (
+        line.device + layers * line.device_per_layer
+    ) * (1 - 1e-12)
+
+
+@given(estimators, decodes, st.integers(1, 64), st.integers(0, 100_000))
+def test_more_running_requests_or_context_never_take_less(est, decode, requests, context):
+    more = DecodeWork(decode.requests + requests, decode.context + context)
+    assert est.decode(more) >= est.decode(decode) * (1 - 1e-12)
+
+
+@given(lines, st.floats(0, 10))
+def test_layers_within_is_the_inverse_of_seconds(line, seconds):
+    layers = line.layers_within(seconds)
+    assert layers >= 0
+    if layers > 0:
+        assert line.seconds(layers) <= seconds * (1 + 1e-9)
+    if layers < 1_000_000:
+        assert line.seconds(layers + 1) > seconds * (1 - 1e-9)
+
+
+steep = st.floats(1e-6, 0.1)
+bases = st.floats(0, 1)
+
+
+@given(
+    st.builds(IterationTime, bases, steep, bases, steep, st.booleans()),
+    st.integers(0, 1000),
+)
+def test_what_takes_a_time_fits_into_it(line, layers):
+    assert line.layers_within(line.seconds(layers) * (1 + 1e-9)) >= layers
+
+
+@pytest.mark.parametrize("rows, spread, share", [(32, None, 0.52), (32, SPREAD_RANDOM, 0.87)])
+def test_experts_reached_as_published(rows, spread, share):
+    shape = MOE if spread is None else dataclasses.replace(MOE, spread=spread)
+    assert shape.experts_reached(rows) / 128 == pytest.approx(share, abs=0.01)
+
+
+@given(st.floats(0, 1e6), st.floats(0, 1e6))
+def test_experts_reached_grows_to_all_and_starts_at_the_top_k(one, other):
+    less, more = sorted((one, other))
+    assert 0 <= MOE.experts_reached(less) <= MOE.experts_reached(more) <= 128
+    assert MOE.experts_reached(1) == pytest.approx(8)
+
+
+def test_few_rows_are_bound_by_bytes_and_many_by_multiplications():
+    coefficients, _ = nominal_coefficients("H200")
+    bare = dataclasses.replace(
+        coefficients, layer_seconds=1e-15, row_seconds=1e-18, iteration_seconds=1e-12
+    )
+    model = CostModel(MOE, bare)
+    one = model.decode(DecodeWork(1, 0)).device
+    weights = 48 * (MOE.dense_params / bare.weight_bandwidth)
+    weights += 48 * 8 * MOE.expert_params / bare.expert_bandwidth
+    weights += MOE.head_params / bare.weight_bandwidth
+    assert one == pytest.approx(2 * weights, rel=0.01)
+    tokens = 1_000_000
+    per_row = MOE.dense_params / bare.matmul_flops + 8 * MOE.expert_params / bare.expert_flops
+    line = model.merged(DecodeWork(), CohortWork(tokens, 0.0))
+    assert line.device_per_layer == pytest.approx(2 * tokens * per_row, rel=0.01)
+
+
+def test_near_the_ridge_both_bounds_count():
+    model = estimator("H200").model
+    seconds = {
+        rows: model.merged(DecodeWork(), CohortWork(rows, 0.0)).device_per_layer
+        for rows in (64, 2048, 4096, 8192)
+    }
+    assert seconds[64] < seconds[2048] < 2 * seconds[64] + 2048 * 5e-7
+    assert seconds[8192] < 2 * seconds[4096]
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0, math.inf, math.nan])
+def test_an_impossible_coefficient_is_named(value):
+    coefficients, _ = nominal_coefficients("H200")
+    with pytest.raises(ValueError, match="coefficient kv_bandwidth must be a positive number"):
+        dataclasses.replace(coefficients, kv_bandwidth=value)
+
+
+def test_the_shape_of_a_published_model():
+    shape = ModelShape.from_config(QWEN3_30B_A3B)
+    total = 48 * (shape.dense_params + 128 * shape.expert_params) + shape.head_params
+    assert total == pytest.approx(30.2e9, rel=0.01)  # 30.5e9 with the embedding
+    half = ModelShape.from_config(QWEN3_30B_A3B, tp_size=2)
+    assert half.expert_params == shape.expert_params / 2
+
+
+def test_a_config_without_a_size_is_refused_by_its_name():
+    config = {k: v for k, v in QWEN3_30B_A3B.items() if k != "hidden_size"}
+    with pytest.raises(ValueError, match="the model's config has no hidden_size"):
+        ModelShape.from_config(config)
+
+
+@pytest.mark.parametrize(
+    "name, sheet",
+    [("NVIDIA H200", "H200"), ("NVIDIA H100 80GB HBM3", "H100"), ("NVIDIA H20", "H20")],
+)
+def test_nominal_coefficients_go_by_the_gpus_name(name, sheet):
+    assert nominal_coefficients(name)[1] == sheet
+    assert nominal_coefficients("a GPU of next year")[1] == "an unknown GPU"
+    assert nominal_coefficients(None)[1] == "a CPU"
