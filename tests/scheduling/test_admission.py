@@ -80,7 +80,7 @@ def test_short_prompts_pass_a_long_one_in_flight_and_delay_it_by_a_bounded_share
     short = [i for i, p in enumerate(traffic) if p.tokens < 1000]
     paper = serve(fixed_planner(estimator(), 512), traffic)
     worst = max(history.finished[i] - traffic[i].arrival for i in short)
-    assert worst < 0.5 * max(paper.finished[i] - traffic[i].arrival for i in short)
+    assert worst < 0.75 * max(paper.finished[i] - traffic[i].arrival for i in short)
 
 
 @loop
