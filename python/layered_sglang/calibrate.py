@@ -24,7 +24,7 @@ from layered_sglang.scheduling import Coefficients, CostModel, ModelShape
 from layered_sglang.scheduling.profile import CostProfile
 
 #: Fewer measured iterations than this fit nothing.
-LEAST_ROWS = 100
+LEAST_ROWS = 50
 #: Flags that the calibration sets itself.
 OWN_FLAGS = ("--layered-trace-file", "--layer-group-policy", "--itl-slo-ms", "--host", "--port")
 
@@ -75,7 +75,8 @@ def _fit(
     costs: dict[str, Any], lines: list[str], args: argparse.Namespace, bar: _ProgressBar
 ) -> tuple[CostProfile, Any]:
     before = cost_model(costs)
-    rows = thin(read_rows(lines, before.shape.num_layers))
+    synchronous = costs["device"] == "cpu"
+    rows = thin(read_rows(lines, before.shape.num_layers, before.overlap, synchronous))
     if len(rows) < LEAST_ROWS:
         raise CalibrationError(
             f"only {len(rows)} iterations were measured, {LEAST_ROWS} are needed; run it without "

@@ -122,6 +122,27 @@ def test_rows_say_what_the_trace_says():
         assert (row.cohort.tokens, row.cohort.pairs) == (work.tokens, work.pairs)
 
 
+def test_with_overlap_a_result_waits_for_the_next_launch():
+    """10 ms of decode, then an eager layer group whose launch takes longer than that."""
+    cohort = [["p", 0, 4000]]
+    times = [0.0, 0.002, 0.012, 0.030, 0.9]
+    lines = [line(time=t, seconds=0.01) for t in times]
+    lines[2] = line(time=times[2], seconds=0.02, kind="merged", cohort=cohort, layers=[0, 24])
+    rows = read_rows(lines, 48, overlap=True)
+    # The first began from idle; after the last but one there was a pause.
+    assert [row.kind for row in rows] == ["decode", "merged"]
+    before, merged = rows
+    assert before.after is not None and before.after.kind == "merged"
+    decode, _ = before.line(TRUTH)
+    launch, layers = before.after.line(TRUTH)
+    assert launch.host_seconds(layers) > decode.device_seconds()
+    assert before.predict(TRUTH) == launch.host_seconds(24)
+    assert merged.predict(TRUTH) == merged.line(TRUTH)[0].device_seconds(24)
+    # On a CPU the launch is the computation, so a time is that of the iteration after.
+    shifted = read_rows(lines, 48, overlap=True, synchronous=True)
+    assert [(row.kind, row.seconds) for row in shifted] == [("merged", 0.01), ("decode", 0.02)]
+
+
 def test_what_was_not_measured_is_left_out():
     lines = [line(seconds=None), line(kind="mixed"), line(seconds=0), line()[:40], line()]
     assert len(read_rows(lines, 48)) == 1

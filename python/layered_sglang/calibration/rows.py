@@ -1,15 +1,24 @@
-"""Iteration trace → rows to fit: what each iteration computed, and how long it took."""
+"""Iteration trace → rows to fit: what each iteration computed, and how long it took.
+
+NOTE: with overlap, the trace's ``seconds`` are the time between two results, and the host launches the
+next iteration before it looks for this one's result. They are therefore the larger of this iteration's
+GPU time and the *next* one's host time. On a CPU, where a launch is the whole computation, they are the
+next one's time altogether.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import math
 import random
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
-from layered_sglang.scheduling import CohortWork, CostModel, DecodeWork
+from layered_sglang.scheduling import CohortWork, CostModel, DecodeWork, IterationTime
 
 #: Rows of like iterations that are kept: thousands of the same decode iteration teach no more.
 PER_BIN = 24
@@ -25,6 +34,7 @@ class Row:
         cohort: its prompt rows; ``None`` in kind decode.
         layers: layers that the prompt rows ran through.
         seconds: measured.
+        after: the iteration that was launched before this one's result was there, if one was.
     """
 
     kind: str
@@ -32,27 +42,58 @@ class Row:
     cohort: CohortWork | None
     layers: int
     seconds: float
+    after: Row | None = None
+
+    def line(self, model: CostModel) -> tuple[IterationTime, int]:
+        """The model's line, and where on it this iteration is."""
+        if self.cohort is None:
+            return model.decode(self.decode), 0
+        if self.kind == "prefill":
+            return model.prefill(self.cohort), 0
+        return model.merged(self.decode, self.cohort), self.layers
 
     def predict(self, model: CostModel) -> float:
-        """Seconds by the model, as the planner would ask for them."""
-        if self.cohort is None:
-            return model.decode(self.decode).seconds()
-        if self.kind == "prefill":
-            return model.prefill(self.cohort).seconds()
-        return model.merged(self.decode, self.cohort).seconds(self.layers)
+        """What ``seconds`` should be by the model; see the module's note."""
+        line, layers = self.line(model)
+        if self.after is None:
+            return line.seconds(layers)
+        following, its_layers = self.after.line(model)
+        return max(line.device_seconds(layers), following.host_seconds(its_layers))
 
 
-def read_rows(lines: Iterable[str], num_layers: int) -> list[Row]:
-    """Rows of the trace's lines that were measured; mixed chunks and unfinished lines are left out."""
-    rows = []
+def read_rows(
+    lines: Iterable[str], num_layers: int, overlap: bool = False, synchronous: bool = False
+) -> list[Row]:
+    """Rows of the trace's lines that were measured; mixed chunks and unfinished lines are left out.
+
+    Args:
+        lines: of the trace, in its order.
+        num_layers: of the model.
+        overlap: the server's overlap scheduler was on.
+        synchronous: a launch returns when all is computed, as on a CPU.
+    """
+    found: list[tuple[Row, bool]] = []  # each, and whether it was launched before the result before
+    result = -math.inf
     for line in lines:
         try:
             record = json.loads(line)
         except ValueError:
             continue  # the server is writing it
         row = _row(record, num_layers)
+        launched = record.get("time", math.inf)
         if row is not None:
-            rows.append(row)
+            found.append((row, launched < result))
+        result = max(result, launched) + (record.get("seconds") or 0.0)
+    if not overlap:
+        return [row for row, _ in found]
+    rows = []
+    for (row, follows), (following, adjacent) in pairwise(found):
+        if not (follows and adjacent):
+            continue  # nobody was running before or after: another time was measured
+        if synchronous:
+            rows.append(dataclasses.replace(following, seconds=row.seconds))
+        else:
+            rows.append(dataclasses.replace(row, after=following))
     return rows
 
 
