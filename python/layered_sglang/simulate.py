@@ -14,6 +14,7 @@ from typing import Any
 from layered_sglang.model_zoo import UnknownPresetError, find_preset
 from layered_sglang.scheduling import ModelShape
 from layered_sglang.scheduling.devices import nominal_coefficients
+from layered_sglang.scheduling.model_shape import SPREAD_RANDOM, SPREAD_TRAINED
 from layered_sglang.scheduling.profile import CostProfile, ProfileError, model_key
 from layered_sglang.simulator.errors import SimulationError
 from layered_sglang.simulator.plots import plot, require_matplotlib
@@ -61,7 +62,13 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     server = parser.add_argument_group("servers")
     server.add_argument("--model", default="qwen3-30b-a3b", help="a make_model preset")
     server.add_argument("--device", default="H200", help="GPU whose nominal figures are used")
-    server.add_argument("--cost-profile", type=Path, help="fitted figures instead")
+    server.add_argument(
+        "--routing",
+        choices=("trained", "random"),
+        default="trained",
+        help="whether rows repeat one another's experts, or choose as dummy weights do",
+    )
+    server.add_argument("--cost-profile", type=Path, help="fitted figures and routing instead")
     server.add_argument("--replicas", type=int, default=1)
     server.add_argument("--router", choices=ROUTERS, default="round-robin")
     server.add_argument("--kv-tokens", type=int, default=600_000, help="KV slots of a replica")
@@ -104,7 +111,8 @@ def make_setup(args: argparse.Namespace) -> Setup:
         coefficients, known = nominal_coefficients(args.device)
         if known == "an unknown GPU":
             raise SimulationError(f"--device {args.device}: no data sheet of it; try H200 or H100")
-        shape = ModelShape.from_config(config)
+        spread = SPREAD_TRAINED if args.routing == "trained" else SPREAD_RANDOM
+        shape = ModelShape.from_config(config, spread=spread)
     noise, bias = 0.0, 1.0
     if args.planner_error:
         try:

@@ -41,6 +41,15 @@ def test_a_fitted_profile_takes_the_place_of_nominal_figures(capsys, tmp_path):
     assert fitted.splitlines()[1:] == capsys.readouterr().out.splitlines()[1:]
 
 
+def test_random_routing_loads_more_experts(tmp_path):
+    loaded = {}
+    for routing in ("trained", "random"):
+        path = tmp_path / routing
+        assert main(["fixed", *SMALL, "--routing", routing, "--json", str(path)]) == 0
+        loaded[routing] = json.loads(path.read_text())["systems"]["fixed:512"]["expert_terabytes"]
+    assert loaded["random"] > 1.05 * loaded["trained"]
+
+
 @pytest.mark.parametrize(
     "arguments, what",
     [
