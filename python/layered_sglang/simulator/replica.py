@@ -1,6 +1,6 @@
 """One server: its queue, its KV cache and its running requests, iteration by iteration.
 
-Decode iterations with no prompt waiting are taken in one step until the next arrival or the next
+Decode iterations in which no prompt can be admitted are taken in one step until the next arrival or the next
 finished request.
 """
 
@@ -21,6 +21,11 @@ from layered_sglang.simulator.world import World
 #: Share of the tokens still to be generated that admission keeps KV slots for; the rest is hope, and
 #: retraction where it fails (SGLang's new-token ratio).
 RESERVE = 0.3
+
+
+#: Decode iterations after which a queue that found no room is looked at again, if no request has
+#: finished and none has come before.
+BLOCKED = 16
 
 
 class Request:
@@ -147,8 +152,10 @@ class Replica:
             return
         room = self.kv_tokens - self.context - self.prefill_kv
         steps = min(self._ends[0][0] - self.ticks, room // n)
-        if self.joiners or self.last_decode != self.now or self.waiting or self.world.noise:
-            steps = 1  # whose gaps differ, or who may soon be admitted
+        if self.waiting:
+            steps = min(steps, BLOCKED)
+        if self.joiners or self.last_decode != self.now or self.world.noise:
+            steps = 1  # their gaps differ
         elif self._next < len(self._arrivals):
             one = self.world.model.decode(DecodeWork(n, self.context)).seconds() * self.world.bias
             until = (self._arrivals[self._next][0] - self.now) / one
