@@ -25,6 +25,8 @@ from layered_sglang.scheduling.profile import CostProfile
 
 #: Fewer measured iterations than this fit nothing.
 LEAST_ROWS = 50
+#: Large models load and capture graphs for minutes.
+START_SECONDS = 1800
 #: Flags that the calibration sets itself.
 OWN_FLAGS = ("--layered-trace-file", "--layer-group-policy", "--itl-slo-ms", "--host", "--port")
 
@@ -62,7 +64,10 @@ def calibrate(args: argparse.Namespace, bar: _ProgressBar) -> tuple[CostProfile,
         flags += ["--layer-group-policy", "slo", "--layered-trace-file", str(trace)]
         log = Path(folder) / "server.log"
         waiting = bar.phase("starting the server")
-        with running_server(Path(model), tuple(flags), log, waiting.seconds) as server:
+        with running_server(
+            Path(model), tuple(flags), log, waiting.seconds, START_SECONDS
+        ) as server:
+            waiting.end()
             info = _server_info(server)
             lines = _measure(server, info, grid, trace, bar)
     if args.trace:

@@ -48,7 +48,11 @@ class Server:
 
 @contextmanager
 def running_server(
-    model: Path, flags: tuple[str, ...], log: Path, progress: Callable[[float], None]
+    model: Path,
+    flags: tuple[str, ...],
+    log: Path,
+    progress: Callable[[float], None],
+    start_seconds: float = START_SECONDS,
 ) -> Iterator[Server]:
     """A server that answers, until the block ends.
 
@@ -57,9 +61,10 @@ def running_server(
         flags: of ``layered_sglang.launch_server``, beside the model and the port.
         log: file for the server's output.
         progress: called with the seconds since the start, a few times a second, until it answers.
+        start_seconds: how long it may take until then.
 
     Raises:
-        ServerFailed: it ended or took longer than START_SECONDS.
+        ServerFailed: it ended or took longer than that.
     """
     port = _free_port()
     command = [sys.executable, "-m", "layered_sglang.launch_server", "--model-path", str(model)]
@@ -77,19 +82,19 @@ def running_server(
         )
     server = Server(f"http://127.0.0.1:{port}", process, log)
     try:
-        _wait_ready(server, progress)
+        _wait_ready(server, progress, start_seconds)
         yield server
     finally:
         _stop(process)
 
 
-def _wait_ready(server: Server, progress: Callable[[float], None]) -> None:
+def _wait_ready(server: Server, progress: Callable[[float], None], start_seconds: float) -> None:
     start = time.monotonic()
     while READY not in server.log.read_text(errors="replace"):
         server.check_alive()
         seconds = time.monotonic() - start
-        if seconds > START_SECONDS:
-            raise server.failed(f"the server was not ready within {START_SECONDS} s")
+        if seconds > start_seconds:
+            raise server.failed(f"the server was not ready within {start_seconds:.0f} s")
         progress(seconds)
         time.sleep(0.25)
 

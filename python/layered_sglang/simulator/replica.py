@@ -1,7 +1,7 @@
 """One server: its queue, its KV cache and its running requests, iteration by iteration.
 
-Decode iterations in which no prompt can be admitted are taken in one step until the next arrival or the next
-finished request.
+Decode iterations in which no prompt can be admitted are taken in one step, until the next arrival or
+the next finished request.
 """
 
 from __future__ import annotations
