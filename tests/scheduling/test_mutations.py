@@ -109,8 +109,10 @@ def mixed(priorities: int = 3, seed: int = 7) -> list[Prompt]:
 
 
 def priorities(module: types.ModuleType) -> None:
-    for traffic in (mixed(), storm(priorities=3)):
-        checks.check_priorities_are_never_passed(history(module, traffic))
+    behind_a_long_one = [Prompt(0, 30_000, 0), Prompt(0.02, 29_000, 2), Prompt(0.03, 100, 1)]
+    for traffic in (mixed(), storm(priorities=3), behind_a_long_one):
+        done = history(module, traffic, max_tokens=32_768)
+        checks.check_priorities_are_never_passed(done)
 
 
 def order(module: types.ModuleType) -> None:

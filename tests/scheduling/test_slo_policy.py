@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from checks import (
     LayerCase,
     check_iterations_are_even_and_few,
@@ -85,3 +87,13 @@ def test_a_long_prompt_beside_sixteen_streams_takes_several_iterations_on_an_h20
     assert 2 < len(groups) < 24
     loose = LayerCase(case.estimator, case.cohort, case.decode, 10.0)
     assert layer_groups(SloLayerGroups(case.estimator), loose) == [LayerGroup(0, 48)]
+
+
+def test_the_example_in_the_docs_is_true(capsys):
+    page = (Path(__file__).parents[2] / "docs/planner.md").read_text()
+    code = page.split("```python\n")[1].split("```")[0]
+    exec(code, {})
+    printed = capsys.readouterr().out.splitlines()
+    said = [line.split("# ")[1].split(":")[0] for line in code.splitlines() if "# " in line]
+    assert [f"{float(p):.4f}" for p in printed[:2]] == said[:2]
+    assert printed[2:] == said[2:] and len(said) == 3

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from layered_sglang.config import ConfigError, LayeredConfig
+from layered_sglang.hooks.server_args import layered_config
 from layered_sglang.scheduling import (
     CostModel,
     Estimator,
@@ -67,8 +69,7 @@ def make_planner(
 def _make_estimator(
     config: LayeredConfig, runner: LayeredModelRunner, device_name: str | None, overlap: bool
 ) -> tuple[Estimator, str]:
-    hf_config: dict[str, Any] = runner.model_config.hf_text_config.to_dict()
-    hf_config.setdefault("architectures", list(runner.model_config.hf_config.architectures or []))
+    hf_config = _hf_config(runner)
     args = runner.server_args
     coefficients, name = nominal_coefficients(device_name)
     spread = SPREAD_RANDOM if args.load_format == "dummy" else SPREAD_TRAINED
@@ -88,6 +89,33 @@ def _make_estimator(
         overlap=overlap,
     )
     return Estimator(model, OnlineCorrection(limit)), source
+
+
+def describe_cost_model(
+    planner: Planner, runner: LayeredModelRunner, device_name: str | None
+) -> dict[str, Any]:
+    """What ``python -m layered_sglang.calibrate`` needs to fit this server's cost model; plain types."""
+    model = planner.estimator.model
+    return {
+        "device": device_name or "cpu",
+        "model": model_key(_hf_config(runner)),
+        "attention": runner.prefill_attention_backend_str,
+        "tp_size": runner.server_args.tp_size,
+        "max_cohort_tokens": layered_config(runner.server_args).layered_max_prefill_tokens,
+        "vocab_size": runner.model_config.vocab_size,
+        "shape": dataclasses.asdict(model.shape),
+        "coefficients": dataclasses.asdict(model.coefficients),
+        "graph_rows": model.graph_rows,
+        "decode_graphs": model.decode_graphs,
+        "prefill_graph_rows": model.prefill_graph_rows,
+        "overlap": model.overlap,
+    }
+
+
+def _hf_config(runner: LayeredModelRunner) -> dict[str, Any]:
+    config: dict[str, Any] = runner.model_config.hf_text_config.to_dict()
+    config.setdefault("architectures", list(runner.model_config.hf_config.architectures or []))
+    return config
 
 
 def _find(

@@ -46,7 +46,7 @@ from layered_sglang.hooks.invariant_checker import (
     CohortAwarePoolStats,
 )
 from layered_sglang.hooks.iteration_log import IterationLog, LaunchedIteration
-from layered_sglang.hooks.planner import make_planner
+from layered_sglang.hooks.planner import describe_cost_model, make_planner
 from layered_sglang.hooks.rank_clock import RankClock, Tick, TickingReceiver
 from layered_sglang.hooks.server_args import layered_config
 from layered_sglang.hooks.tp_worker import LayeredTpWorker
@@ -131,6 +131,7 @@ class LayeredScheduler(Scheduler):
             "overlap": self.enable_overlap,
             "experts": runner.describe_experts(),
             "graphs": runner.graphs_text,
+            "cost_model": describe_cost_model(self._planner, runner, self._gpu_name()),
         }
         return info
 

@@ -68,9 +68,14 @@ class IterationTime:
     host_per_layer: float = 0.0
     overlap: bool = True
 
+    def device_seconds(self, layers: int = 0) -> float:
+        return self.device + layers * self.device_per_layer
+
+    def host_seconds(self, layers: int = 0) -> float:
+        return self.host + layers * self.host_per_layer
+
     def seconds(self, layers: int = 0) -> float:
-        device = self.device + layers * self.device_per_layer
-        host = self.host + layers * self.host_per_layer
+        device, host = self.device_seconds(layers), self.host_seconds(layers)
         return max(device, host) if self.overlap else device + host
 
     def layers_within(self, seconds: float) -> int:

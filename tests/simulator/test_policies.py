@@ -1,0 +1,50 @@
+"""What the policies promise, seen from the requests: targets, and short prompts beside long ones."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from layered_sglang.simulator.run import simulate
+from layered_sglang.simulator.systems import System
+from layered_sglang.simulator.traffic import make_traffic
+from test_replica import MODEL, SETUP, Setup
+
+ARXIV = {"arrival": "poisson", "prompts": "lognormal:7059,12985", "outputs": "lognormal:208,371"}
+
+
+@pytest.mark.parametrize("milliseconds", [20, 30, 50, 100])
+def test_slo_keeps_every_gap_within_its_target(milliseconds):
+    requests = make_traffic(requests=200, rate=2.0, **ARXIV)
+    outcome = simulate(System("slo", milliseconds), SETUP, requests)
+    assert outcome.worst.max() <= milliseconds / 1e3 * (1 + 1e-9)
+
+
+def test_slo_keeps_99_of_100_gaps_in_a_world_that_it_does_not_know():
+    requests = make_traffic(requests=400, rate=2.0, **ARXIV)
+    setup = Setup(MODEL, 600_000, noise=0.05, bias=1.2)
+    figures = simulate(System("slo", 30), setup, requests).summary(10, 0.05)
+    assert figures["itl_ms"]["p99"] <= 30.5
+
+
+def test_short_prompts_do_not_wait_behind_long_ones():
+    requests = make_traffic(
+        requests=1500,
+        rate=8.0,
+        arrival="poisson",
+        prompts="0.9*uniform:100,1000+0.1*const:16000",
+        outputs="lognormal:150,300",
+    )
+    short = requests.prompt <= 1000
+    p99 = {
+        kind: np.percentile(simulate(System(kind, number), SETUP, requests).ttft[short], 99)
+        for kind, number in (("slo", 50), ("fixed", 512))
+    }
+    assert p99["slo"] <= 0.5 * p99["fixed"]
+
+
+def test_layer_groups_read_fewer_expert_bytes_than_chunks():
+    requests = make_traffic(requests=200, rate=2.0, **ARXIV)
+    fixed, mixed = (
+        simulate(System(kind, 512), SETUP, requests).expert_bytes for kind in ("fixed", "mixed")
+    )
+    assert fixed < 0.7 * mixed
