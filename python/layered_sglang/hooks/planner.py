@@ -77,7 +77,7 @@ def _make_estimator(
     found = _find(config, device_name or "cpu", model_key(hf_config), runner)
     if found is not None:
         profile, path = found
-        coefficients, spread, limit = profile.coefficients, profile.spread, FITTED_LIMIT
+        coefficients, limit = profile.coefficients, FITTED_LIMIT  # the router is this model's own
         source = f"profile {path.name}"
     executor = runner.layer_groups
     model = CostModel(

@@ -293,6 +293,7 @@ class LayeredScheduler(Scheduler):
         if step is None:
             return super().run_batch(batch, *args, **kwargs)
         self._metrics.count("layer_groups")
+        self.tp_worker.cohort_inputs(step.cohort)
         batch.layer_group_step = step
         try:
             result = super().run_batch(batch, *args, **kwargs)

@@ -43,7 +43,7 @@ class LayeredTpWorker(TpModelWorker):
         if batch is None or step is None:
             return super().forward_batch_generation(batch, *args, **kwargs)
         cohort = step.cohort
-        cohort_rows = self._cohort_inputs(cohort)
+        cohort_rows = self.cohort_inputs(cohort)
         if batch is cohort.batch:
             # The scheduler has swapped in the forward-only copy of the sampling info.
             rows = cohort_rows
@@ -68,8 +68,12 @@ class LayeredTpWorker(TpModelWorker):
             batch, self.model_runner, return_hidden_states_before_norm=False
         )
 
-    def _cohort_inputs(self, cohort: Cohort) -> ForwardBatch:
-        """The cohort's forward batch, made once, on the forward stream.
+    def cohort_inputs(self, cohort: Cohort) -> ForwardBatch:
+        """The cohort's forward batch, made once.
+
+        NOTE: the scheduler calls this first on its own stream, because copies from pageable memory
+        wait for their stream: on the forward stream, for the iteration before, with the launch of this
+        one still to do. The forward stream waits for the scheduler's before it reads them.
 
         NOTE: ``batch.input_ids`` stays set while the cohort is in flight. Were it ``None``, SGLang
         would take the prompt's tokens from the relay of sampled tokens.
