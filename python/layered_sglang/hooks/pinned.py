@@ -31,6 +31,9 @@ PINNED: dict[str, str] = {
     f"{_SCHEDULER}.init_pool_stats_observer": "",
     f"{_SCHEDULER}.init_invariant_checker": "",
     f"{_SCHEDULER}.get_init_info": "",
+    f"{_SCHEDULER}.init_request_receiver": "",
+    f"{_SCHEDULER}.process_input_requests": "recv_reqs",
+    f"{_SCHEDULER}.get_num_allocatable_reqs": "running_bs",
     f"{_SCHEDULER}.get_next_batch_to_run": "running_batch last_batch",
     f"{_SCHEDULER}.get_new_batch_prefill": "running_batch",
     f"{_SCHEDULER}.update_running_batch": "batch",
@@ -46,6 +49,8 @@ PINNED: dict[str, str] = {
     f"{_SCHEDULER}._relay_forward_payload": "future_indices batch_result",
     f"{_COMPONENTS}.invariant_checker:SchedulerInvariantChecker._get_total_uncached_sizes": "",
     f"{_COMPONENTS}.pool_stats_observer:SchedulerPoolStatsObserver.active_pool_idxs": "",
+    f"{_COMPONENTS}.request_receiver:SchedulerRequestReceiver._pull_raw_reqs": "",
+    "sglang.srt.managers.schedule_policy:SchedulePolicy.calc_priority": "waiting_queue running_batch",
     "sglang.srt.managers.overlap_utils:FutureMap.publish": "future_indices new_seq_lens confidence",
     "sglang.srt.managers.tp_worker:TpModelWorker._init_model_runner": "",
     "sglang.srt.managers.tp_worker:TpModelWorker.forward_batch_generation": "batch forward_batch "
@@ -73,6 +78,8 @@ PINNED: dict[str, str] = {
     f"{_RUNNER}.sample": "logits_output forward_batch",
     f"{_RUNNER}.compute_logprobs_only": "logits_output forward_batch",
     f"{_BATCH}:ScheduleBatch.copy": "",
+    f"{_BATCH}:Req.init_next_round_input": "tree_cache cow_mamba",
+    f"{_BATCH}:Req.set_finish_with_abort": "error_msg",
     f"{_BATCH}:ScheduleBatch.check_decode_mem": "selected_indices",
     f"{_BATCH}:release_req": "req remaing_req_count server_args req_to_token_pool "
     "token_to_kv_pool_allocator tree_cache hisparse_coordinator offload_kv",
