@@ -6,7 +6,7 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from layered_sglang.config import ConfigError, LayeredConfig
+from layered_sglang.config import LayeredConfig
 from layered_sglang.hooks.server_args import layered_config
 from layered_sglang.scheduling import (
     CostModel,
@@ -22,7 +22,6 @@ from layered_sglang.scheduling.estimator import FITTED_LIMIT, NOMINAL_LIMIT
 from layered_sglang.scheduling.model_shape import SPREAD_RANDOM, SPREAD_TRAINED
 from layered_sglang.scheduling.profile import (
     CostProfile,
-    ProfileError,
     find_profile,
     model_key,
 )
@@ -31,19 +30,6 @@ if TYPE_CHECKING:
     from layered_sglang.hooks.model_runner import LayeredModelRunner
 
 SHIPPED = Path(__file__).parent.parent / "profiles"
-
-
-def check_cost_profile(config: LayeredConfig) -> None:
-    """Refuse a ``--cost-profile`` that cannot be read, before anything starts.
-
-    Raises:
-        ConfigError: one line.
-    """
-    if config.cost_profile is not None:
-        try:
-            CostProfile.read(Path(config.cost_profile))
-        except ProfileError as error:
-            raise ConfigError(f"--cost-profile {error}") from error
 
 
 def make_planner(

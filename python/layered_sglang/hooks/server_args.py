@@ -14,6 +14,7 @@ from layered_sglang import config, platforms
 from layered_sglang.config import ConfigError, LayeredConfig
 from layered_sglang.executor.architectures import architecture_of
 from layered_sglang.moe.selection import why_no_kernels
+from layered_sglang.scheduling.profile import CostProfile, ProfileError
 
 if TYPE_CHECKING:
     from sglang.srt.server_args import ServerArgs
@@ -52,11 +53,9 @@ def build_with_layered_config(
     if layered.moe_kernels == "layered":
         _refuse_device(namespace.device)
     if layered.layered:
-        from layered_sglang.hooks.planner import check_cost_profile
-
         _take_chunk_size(namespace, layered)
         _refuse_architecture(namespace.model_path)
-        check_cost_profile(layered)
+        _check_cost_profile(layered)
         if torch.cuda.is_available() and not namespace.skip_server_warmup:
             namespace.warmups = ",".join(filter(None, (namespace.warmups, config.WARM_UP)))
     server_args = original(cls, namespace)
@@ -78,6 +77,19 @@ def _refuse_device(device: str | None) -> None:
             f"--moe-kernels layered cannot compute the experts: {why}; "
             "use --moe-kernels auto or sglang"
         )
+
+
+def _check_cost_profile(config: LayeredConfig) -> None:
+    """Refuse a ``--cost-profile`` that cannot be read, before anything starts.
+
+    Raises:
+        ConfigError: one line.
+    """
+    if config.cost_profile is not None:
+        try:
+            CostProfile.read(Path(config.cost_profile))
+        except ProfileError as error:
+            raise ConfigError(f"--cost-profile {error}") from error
 
 
 def _refuse_architecture(model_path: str) -> None:
