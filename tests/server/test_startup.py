@@ -39,6 +39,7 @@ def test_wrong_starts_end_before_the_model_loads_in_one_line(make_model, tmp_pat
     cases = {
         ("--layer-group-tokens", "0"): "--layer-group-tokens must be at least 1",
         ("--itl-slo-ms", "-1"): "--itl-slo-ms must be a positive number",
+        ("--cost-profile", "/nonexistent.json"): "--cost-profile /nonexistent.json: No such file",
         ("--num-layer-groups", "9"): "9 is more than the model's 8 layers",
         ("--chunked-prefill-size", "512"): "contradicts --layered-max-prefill-tokens 8192",
         ("--enable-mixed-chunk",): "does not work with --enable-mixed-chunk yet",
