@@ -200,6 +200,7 @@ def summarise(results: dict[str, dict], report: dict) -> None:
             report["distances"][what] = distance(answers, sglang["alone"], same_kernels)
         except VoidComparison as error:
             report["void"].append(f"{what}: comparison void: {error}")
+            break  # the same would be said of the others
 
 
 def print_table(report: dict, names: list[str]) -> None:
