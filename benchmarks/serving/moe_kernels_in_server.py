@@ -1,9 +1,9 @@
 """SGLang's own schedule with --moe-kernels sglang and layered: answers, prefill and decode speed.
 
-Starts one server after the other on this machine's GPU (dummy weights, experts scaled up:
-scaled_experts.py), sends each the same prompts and compares log-probabilities. How far SGLang's own
+Starts one server after the other on this machine's GPU (dummy weights of trained ones' size:
+drawn_weights.py), sends each the same prompts and compares log-probabilities. How far SGLang's own
 move when the same prompts share batches says what bf16 noise is. Prints a table; --report takes the
-figures as JSON, after each step.
+figures as JSON, after each step. Fails where log-probabilities tell nothing (answer_distance.py).
 
   python benchmarks/serving/moe_kernels_in_server.py --report moe_kernels.json
 """
@@ -29,7 +29,8 @@ import aiohttp
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests" / "server"))
 import harness
 import layered_sglang
-from harness import Answer, Request, Server, free_port, generate_all, running
+from answer_distance import VoidComparison, distance
+from harness import Request, Server, free_port, generate_all, running
 
 HERE = Path(__file__).resolve().parent
 FLAGS = (
@@ -42,7 +43,7 @@ FLAGS = (
 ENTRY_POINTS = {
     "layered_sglang": "[sglang.srt.plugins]\nlayered_sglang = layered_sglang.hooks:activate\n"
     "[sglang.srt.platforms]\nlayered_sglang_cpu = layered_sglang.platforms:activate\n",
-    "scaled_experts": "[sglang.srt.plugins]\nscaled_experts = scaled_experts:activate\n",
+    "drawn_weights": "[sglang.srt.plugins]\ndrawn_weights = drawn_weights:activate\n",
 }
 
 
@@ -150,28 +151,6 @@ async def measure_speed(server: Server, args: argparse.Namespace) -> dict:
         }
 
 
-def distance(got: list[Answer], want: list[Answer]) -> dict:
-    """How far log-probabilities are apart, over all prompt tokens and first answers."""
-    pairs = []
-    for a, b in zip(got, want, strict=True):
-        values = zip(a.prompt_logprobs + a.logprobs[:1], b.prompt_logprobs + b.logprobs[:1],
-                     strict=True)  # fmt: skip
-        pairs += [(x, y) for x, y in values if x is not None and y is not None]
-    differences = [abs(x - y) for x, y in pairs]
-    rms = statistics.fmean(d * d for d in differences) ** 0.5
-    return {
-        "logprobs": len(pairs),
-        "mean": statistics.fmean(differences),
-        "rms": rms,
-        "max": max(differences),
-        "rms_over_spread": rms / statistics.pstdev([y for _, y in pairs]),
-        "same_first_token": sum(
-            a.tokens[:1] == b.tokens[:1] for a, b in zip(got, want, strict=True)
-        ),
-        "prompts": len(got),
-    }
-
-
 def serve(kernels: str, args: argparse.Namespace, model: Path, name: str, report: dict) -> dict:
     """One server's figures; what goes wrong is noted and the rest goes on."""
     result: dict[str, Any] = {}
@@ -208,15 +187,20 @@ def summarise(results: dict[str, dict], report: dict) -> None:
     sglang = next((r for n, r in results.items() if n.startswith("sglang") and "alone" in r), None)
     if sglang is None:
         return
-    distances = {}
+    compared = {}
     if "together" in sglang:
-        distances["sglang in shared batches, against sglang alone"] = distance(
-            sglang["together"], sglang["alone"]
-        )
+        what = "sglang in shared batches, against sglang alone"
+        compared[what] = sglang["together"], True
     for name, result in results.items():
         if result is not sglang and "alone" in result:
-            distances[f"{name} against sglang"] = distance(result["alone"], sglang["alone"])
-    report["distances"] = distances
+            compared[f"{name} against sglang"] = result["alone"], name.startswith("sglang")
+    report["distances"], report["void"] = {}, []
+    for what, (answers, same_kernels) in compared.items():
+        try:
+            report["distances"][what] = distance(answers, sglang["alone"], same_kernels)
+        except VoidComparison as error:
+            report["void"].append(f"{what}: comparison void: {error}")
+            break  # the same would be said of the others
 
 
 def print_table(report: dict, names: list[str]) -> None:
@@ -232,7 +216,7 @@ def print_table(report: dict, names: list[str]) -> None:
     for what, d in report.get("distances", {}).items():
         print(f"{what}: mean {d['mean']:.4f}, rms {d['rms']:.4f}, max {d['max']:.4f}, rms/spread "
               f"{d['rms_over_spread']:.4f}, {d['same_first_token']} of {d['prompts']} first tokens "
-              f"equal, {d['logprobs']} log-probabilities")  # fmt: skip
+              f"equal, {d['logprobs']} log-probabilities of spread {d['spread']:.2f}")  # fmt: skip
 
 
 def main() -> None:
@@ -244,7 +228,7 @@ def main() -> None:
     subprocess.run(
         [sys.executable, "-m", "layered_sglang.make_model", args.model, str(model)], check=True
     )
-    report: dict[str, Any] = {"flags": " ".join(args.flags), "problems": []}
+    report: dict[str, Any] = {"flags": " ".join(args.flags), "problems": [], "void": []}
     results: dict[str, dict] = {}
     for i, kernels in enumerate(args.servers):
         name = kernels if kernels not in results else f"{kernels}-{i}"
@@ -253,9 +237,10 @@ def main() -> None:
         if args.report:
             args.report.write_text(json.dumps(report, indent=1))
     print_table(report, list(results))
-    for problem in report["problems"]:
+    problems = report["problems"] + report["void"]
+    for problem in problems:
         print(f"problem: {problem}")
-    sys.exit(bool(report["problems"]))
+    sys.exit(bool(problems))
 
 
 if __name__ == "__main__":

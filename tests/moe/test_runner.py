@@ -224,7 +224,9 @@ def test_auto_takes_what_was_measured_as_faster(server_args, monkeypatch) -> Non
         moe_runner.hand_over(torch.nn.ModuleList([one, other]), server_args, "layered")
 
 
-def test_auto_wants_a_measurement() -> None:
+@pytest.mark.parametrize("gpu", ["NVIDIA H200", "NVIDIA H100 80GB HBM3"])
+def test_auto_wants_a_measurement(gpu: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: gpu)
     weights = types.SimpleNamespace(device=torch.device("cuda", 0))
 
     def layer(inter: int) -> types.SimpleNamespace:
@@ -232,7 +234,11 @@ def test_auto_wants_a_measurement() -> None:
         return types.SimpleNamespace(w13_weight=weights, w2_weight=w2, top_k=8)
 
     assert moe_runner.why_not_faster(layer(768)) is None
-    assert "not measured as faster for (128, 8, 2048, 760)" in moe_runner.why_not_faster(layer(760))
+    assert moe_runner.why_not_faster(layer(760)) == (
+        "not measured as faster for (128, 8, 2048, 760) (experts, top k, hidden, intermediate) "
+        f"on {gpu}"
+    )
+    assert (moe_runner.why_not_faster(layer(384)) is None) == (gpu != "NVIDIA H200")
     assert moe_runner.why_not_faster(make_layer()) == "the CPU code is a reference"
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
+import torch
 from sglang.srt.layers.moe.fused_moe_triton.layer import FusedMoE
 from sglang.srt.layers.moe.token_dispatcher.standard import (
     StandardCombineInput,
@@ -15,10 +16,9 @@ from sglang.srt.layers.quantization.unquant import UnquantizedFusedMoEMethod
 from layered_sglang.config import StartRefused
 from layered_sglang.hooks.server_args import layered_config
 from layered_sglang.moe import fused_experts
-from layered_sglang.moe.selection import KNOWN_FASTER, ExpertSizes, why_unsupported
+from layered_sglang.moe.selection import ExpertSizes, known_faster, why_unsupported
 
 if TYPE_CHECKING:
-    import torch
     from sglang.srt.model_executor.model_runner import ModelRunner
     from sglang.srt.server_args import ServerArgs
 
@@ -128,11 +128,15 @@ def why_not(layer: FusedMoE, server_args: ServerArgs) -> str | None:
 
 def why_not_faster(layer: FusedMoE) -> str | None:
     """Why ``auto`` leaves a layer that could be served to SGLang; None if it does not."""
-    sizes = sizes_of(layer)
-    if layer.w13_weight.device.type == "cpu":
+    sizes, device = sizes_of(layer), layer.w13_weight.device
+    if device.type == "cpu":
         return "the CPU code is a reference"
-    if sizes not in KNOWN_FASTER:
-        return f"not measured as faster for {tuple(sizes)} (experts, top k, hidden, intermediate)"
+    gpu = torch.cuda.get_device_name(device)
+    if not known_faster(sizes, gpu):
+        return (
+            f"not measured as faster for {tuple(sizes)} (experts, top k, hidden, intermediate) "
+            f"on {gpu}"
+        )
     return None
 
 

@@ -1,0 +1,65 @@
+"""benchmarks/serving/drawn_weights.py: with it a layer's experts show in the hidden states."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from layered_sglang.moe.reference import fused_experts_fp32
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks" / "serving"))
+from drawn_weights import ROUTER_GAIN, draw_weights
+
+EXPERTS, TOP_K, HIDDEN, INTER, TOKENS = 16, 4, 512, 96, 64
+SHAPES = {
+    "model.embed_tokens.weight": (1000, HIDDEN),
+    "layers.0.post_attention_layernorm.weight": (HIDDEN,),
+    "layers.0.mlp.gate.weight": (EXPERTS, HIDDEN),
+    "layers.0.mlp.gate.bias": (EXPERTS,),
+    "layers.0.mlp.experts.w13_weight": (EXPERTS, 2 * INTER, HIDDEN),
+    "layers.0.mlp.experts.w2_weight": (EXPERTS, HIDDEN, INTER),
+    "layers.1.mlp.experts.w2_weight": (EXPERTS, HIDDEN, INTER),
+}
+
+
+@pytest.fixture
+def weights() -> dict[str, torch.nn.Parameter]:
+    """Drawn over SGLang's dummy weights: uniform within 0.001, equal sizes alike."""
+    parameters = {}
+    for name, shape in SHAPES.items():
+        dummy = torch.empty(shape, dtype=torch.bfloat16)
+        dummy.uniform_(-1e-3, 1e-3, generator=torch.Generator().manual_seed(1234))
+        parameters[name] = torch.nn.Parameter(dummy, requires_grad=False)
+    model = SimpleNamespace(named_parameters=lambda: iter(parameters.items()))
+    draw_weights(None, SimpleNamespace(model=model))
+    return parameters
+
+
+def test_sizes_and_seeds(weights) -> None:
+    deviations = {name: w.float().std().item() for name, w in weights.items()}
+    assert deviations["model.embed_tokens.weight"] == pytest.approx(1, rel=0.02)
+    for name, gain in (("gate.weight", ROUTER_GAIN), ("experts.w13_weight", 1)):
+        assert deviations[f"layers.0.mlp.{name}"] == pytest.approx(gain * HIDDEN**-0.5, rel=0.05)
+    assert deviations["layers.0.mlp.experts.w2_weight"] == pytest.approx(INTER**-0.5, rel=0.02)
+    assert (weights["layers.0.post_attention_layernorm.weight"] == 1).all()
+    assert (weights["layers.0.mlp.gate.bias"] == 0).all()
+    first, second = (weights[f"layers.{i}.mlp.experts.w2_weight"] for i in range(2))
+    assert not torch.equal(first, second)
+
+
+def test_experts_show_in_the_hidden_states(weights) -> None:
+    """They change most elements by more than bfloat16's rounding, 0.4%, and do not drown the rest."""
+    hidden = weights["model.embed_tokens.weight"][:TOKENS]
+    x = torch.nn.functional.rms_norm(
+        hidden, (HIDDEN,), weights["layers.0.post_attention_layernorm.weight"]
+    )
+    router = (x.float() @ weights["layers.0.mlp.gate.weight"].float().T).softmax(-1)
+    top, ids = router.topk(TOP_K)
+    experts = [weights[f"layers.0.mlp.experts.{name}_weight"] for name in ("w13", "w2")]
+    added = fused_experts_fp32(x, *experts, top / top.sum(-1, keepdim=True), ids.int())
+    share = (added.norm() / hidden.float().norm()).item()
+    assert 0.05 < share < 2
+    assert ((hidden + added.bfloat16()) != hidden).float().mean() > 0.9
