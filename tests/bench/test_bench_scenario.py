@@ -60,6 +60,12 @@ def test_a_scenario_is_read(write):
         ("    flags: --ch", "    flgs: --ch", 5, "systems.stock.flgs: unknown key; there are: env"),
         ('"512"', '"512', 5, "systems.stock.flags: cannot be split into flags"),
         ("prompt_tokens: 100", "prompt_tokens: -3", 11, "workload.prompt_tokens: must be at least 1"),
+        (
+            "prompt_tokens: 100",
+            "prompt_tokens: {mixture: [[1]]}",
+            11,
+            "workload.prompt_tokens.mixture[0]: expected [share, length]",
+        ),
         ("prompt_tokens: 100", "prompt_tokens: many", 11, "workload.prompt_tokens: expected keys"),
         ("[2, 4]", "[4, 2]", 12, "workload.output_tokens.uniform: expected [least, most]"),
         ("rate: 2", "rate: 0", 13, "workload.arrivals.poisson.rate: must be greater than 0"),

@@ -40,6 +40,17 @@ def test_a_request_counts_if_ttft_and_every_itl_keep_the_target():
     assert attainment([], TARGET) == 0
 
 
+def test_short_prompts_have_a_ttft_of_their_own_where_the_scenario_says_what_is_short():
+    rows = [row(0.1, prompt=999), row(0.3, prompt=10), row(5.0, prompt=1000)]
+    values = metrics(rows, 4.0, short_prompt_tokens=1000)
+    assert values["mean_ttft_ms: short prompts"] == pytest.approx(200)
+    assert values["max_ttft_ms: short prompts"] == pytest.approx(300)
+    assert not any("short" in name for name in metrics(rows, 4.0))
+    runs = [{"run": 0, "system": "a", "rate": None, "duration_s": 4.0}]
+    cells = table(summarise(rows, runs, [], 1000), None)
+    assert ["TTFT mean, ms short prompts", "200"] in cells
+
+
 def test_metrics_have_sglang_s_names_and_units():
     rows = [row(0.5, (0.05, 0.15)), row(1.5, (0.1,), prompt=30), row(None, (), "refused")]
     values = metrics(rows, duration=4.0, targets=[TARGET], energy=90.0)

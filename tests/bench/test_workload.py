@@ -9,7 +9,7 @@ from statistics import fmean, median, pstdev
 
 import pytest
 from layered_sglang.bench.arrivals import AtOnce, Gamma, Replay
-from layered_sglang.bench.lengths import Fixed, LogNormal, Trace, Uniform
+from layered_sglang.bench.lengths import Fixed, LogNormal, Mixture, Trace, Uniform
 from layered_sglang.bench.summary import percentile
 from layered_sglang.bench.workload import SharedPrefix, Workload, make_requests
 
@@ -61,6 +61,14 @@ def test_log_normal_lengths_have_their_median_and_p90():
     assert percentile(drawn, 90) == pytest.approx(12985, rel=0.02)
     cut = [LogNormal(100, 300, 50, 200).draw(rng) for _ in range(1000)]
     assert (min(cut), max(cut)) == (50, 200)
+
+
+def test_a_mixture_has_its_shares():
+    rng = random.Random(0)
+    mixture = Mixture(((9, Uniform(100, 999)), (1, Fixed(16_000))))
+    drawn = [mixture.draw(rng) for _ in range(10_000)]
+    assert drawn.count(16_000) == pytest.approx(1000, rel=0.1)
+    assert all(100 <= tokens <= 999 for tokens in drawn if tokens != 16_000)
 
 
 @pytest.mark.parametrize("cv", [1.0, 3.0])

@@ -119,7 +119,9 @@ def _only(scenario: Scenario, names: str | None) -> Scenario:
 def _print_summary(scenario: Scenario, store: Store, console: Console) -> None:
     order = [system.name for system in scenario.systems]
     runs = sorted(store.lines("runs.jsonl"), key=lambda run: order.index(run["system"]))
-    summary = summarise(store.lines("rows.jsonl"), runs, scenario.targets)
+    summary = summarise(
+        store.lines("rows.jsonl"), runs, scenario.targets, scenario.short_prompt_tokens
+    )
     store.write("summary.json", summary)
     for rate in rates(summary):
         console.plain("")

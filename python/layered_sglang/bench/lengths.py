@@ -1,4 +1,4 @@
-"""Token counts of prompts and answers: fixed, log-normal, or columns of a CSV trace."""
+"""Token counts of prompts and answers: fixed, drawn, mixed, or columns of a CSV trace."""
 
 from __future__ import annotations
 
@@ -63,13 +63,33 @@ class LogNormal:
         return max(self.low, min(self.high, tokens))
 
 
+@dataclass(frozen=True)
+class Mixture:
+    """One of several lengths, each with its share.
+
+    Attributes:
+        parts: (share, length); shares need not add up to 1.
+    """
+
+    parts: tuple[tuple[float, Length], ...]
+
+    def draw(self, rng: random.Random) -> int:
+        (length,) = rng.choices(
+            [length for _, length in self.parts], [share for share, _ in self.parts]
+        )
+        return length.draw(rng)
+
+
 def read_length(at: Located) -> Length:
-    """``512``, ``{uniform: [a, b]}`` or ``{lognormal: {median, p90, min, max}}``."""
+    """``512``, ``{uniform: [a, b]}``, ``{lognormal: {median, p90, min, max}}`` or
+    ``{mixture: [[share, length], …]}``."""
     if isinstance(at.value(), int):
         return Fixed(at.count())
-    kind, inner = at.one_of(("fixed", "uniform", "lognormal"))
+    kind, inner = at.one_of(("fixed", "uniform", "lognormal", "mixture"))
     if kind == "fixed":
         return Fixed(inner.count())
+    if kind == "mixture":
+        return Mixture(tuple(_part(element) for element in inner.elements()))
     if kind == "uniform":
         bounds = [element.count() for element in inner.elements()]
         if len(bounds) != 2 or bounds[0] > bounds[1]:
@@ -87,6 +107,13 @@ def read_length(at: Located) -> Length:
     if length.low > length.high:
         raise inner.error(f"min ({length.low}) is above max ({length.high})")
     return length
+
+
+def _part(at: Located) -> tuple[float, Length]:
+    pair = at.elements()
+    if len(pair) != 2:
+        raise at.error("expected [share, length]")
+    return pair[0].positive(), read_length(pair[1])
 
 
 @dataclass(frozen=True)

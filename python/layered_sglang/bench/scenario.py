@@ -92,6 +92,7 @@ class Scenario:
 
     Attributes:
         about: one line for the report.
+        short_prompt_tokens: the table has TTFT of shorter prompts, too; None: it has not.
         rates: requests per second to run at, or empty for the workload's own arrivals.
         repeats: runs of every system at every rate.
         repeats_per_start: of these, runs within one life of the servers.
@@ -108,6 +109,7 @@ class Scenario:
     systems: tuple[System, ...]
     workload: Workload
     targets: tuple[Target, ...]
+    short_prompt_tokens: int | None
     rates: tuple[float, ...]
     search: Search | None
     repeats: int
@@ -146,6 +148,7 @@ def load_scenario(path: Path, overrides: Sequence[str] = ()) -> Scenario:
         systems=systems,
         workload=workload,
         targets=targets,
+        short_prompt_tokens=root.get("short_prompt_tokens", Located.count, None),
         rates=rates,
         search=search,
         repeats=root.get("repeats", Located.count, 3),

@@ -39,7 +39,11 @@ def target_name(target: Target) -> str:
 
 
 def metrics(
-    rows: Rows, duration: float, targets: Iterable[Target] = (), energy: float | None = None
+    rows: Rows,
+    duration: float,
+    targets: Iterable[Target] = (),
+    energy: float | None = None,
+    short_prompt_tokens: int | None = None,
 ) -> dict[str, float]:
     """The figures of one run.
 
@@ -47,6 +51,7 @@ def metrics(
         rows: of all its requests.
         duration: seconds from its start to its last answer.
         energy: joules of all GPUs in that time.
+        short_prompt_tokens: TTFT of prompts with fewer tokens is a figure of its own.
 
     Returns:
         SGLang's names where SGLang has the figure (times in ms, throughput per second);
@@ -78,6 +83,10 @@ def metrics(
         "itl_ms": [gap for row in answered for gap in row["itls_s"]],
         "e2e_latency_ms": [row["e2e_s"] for row in answered],
     }
+    if short_prompt_tokens is not None:
+        samples["ttft_ms: short prompts"] = [
+            row["ttft_s"] for row in answered if row["prompt_tokens"] < short_prompt_tokens
+        ]
     for name, seconds in samples.items():
         if not seconds:
             continue
@@ -97,7 +106,10 @@ def metrics(
 
 
 def summarise(
-    rows: Rows, runs: Sequence[Mapping[str, Any]], targets: Sequence[Target]
+    rows: Rows,
+    runs: Sequence[Mapping[str, Any]],
+    targets: Sequence[Target],
+    short_prompt_tokens: int | None = None,
 ) -> list[dict[str, Any]]:
     """The figures of each system at each rate.
 
@@ -115,7 +127,11 @@ def summarise(
     groups: dict[tuple[str, float | None], list[dict[str, float]]] = {}
     for run in runs:
         values = metrics(
-            of_run.get(run["run"], []), run["duration_s"], targets, run.get("energy_j")
+            of_run.get(run["run"], []),
+            run["duration_s"],
+            targets,
+            run.get("energy_j"),
+            short_prompt_tokens,
         )
         for name, sampled in run.get("sampled", {}).items():
             values[f"mean_{name}"], values[f"max_{name}"] = sampled["mean"], sampled["max"]

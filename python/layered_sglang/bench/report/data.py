@@ -78,7 +78,7 @@ def read_results(folder: Path) -> Results:
         targets=targets,
         rows=rows,
         runs=runs,
-        summary=summarise(rows, runs, targets),
+        summary=summarise(rows, runs, targets, scenario.get("short_prompt_tokens")),
         failures=store.lines("failures.jsonl"),
         searches=store.lines("searches.jsonl"),
         commands=commands,
