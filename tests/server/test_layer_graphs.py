@@ -15,10 +15,16 @@ STAND_IN = Path(__file__).parent / "graph_stand_in"
 REQUESTS = [r for r in make_requests(60, seed=4) if not penalised(r)]
 
 
-@pytest.mark.parametrize("overlap", [True, False], ids=["overlap", "sync"])
-def test_answers_through_layer_graphs_are_stock_sglangs(make_model, tmp_path, overlap):
+FIXED = ("--layer-group-tokens", "100")
+OVERTAKING = ("--itl-slo-ms", "4")  # one layer an iteration; short cohorts take the long one's rows
+
+
+@pytest.mark.parametrize(
+    ("overlap", "policy"), [(True, OVERTAKING), (False, FIXED)], ids=["overlap-slo", "sync-fixed"]
+)
+def test_answers_through_layer_graphs_are_stock_sglangs(make_model, tmp_path, overlap, policy):
     """Prompts of up to 3000 tokens: cohorts above and below the largest graph, batches above the
-    largest captured one, cohorts cut into chunks."""
+    largest captured one, cohorts cut into chunks, cohorts that others overtake."""
     model, replays = make_model(), tmp_path / "replays"
     command = stock_command(model, free_port(), "--disable-radix-cache")
     with running(command, tmp_path / "stock.log") as server:
@@ -27,7 +33,7 @@ def test_answers_through_layer_graphs_are_stock_sglangs(make_model, tmp_path, ov
         "GRAPH_STAND_IN_FILE": str(replays),
         "PYTHONPATH": os.pathsep.join(filter(None, [str(STAND_IN), os.environ.get("PYTHONPATH")])),
     }
-    flags = ["--layer-group-tokens", "100", "--layered-max-prefill-tokens", "1500"]
+    flags = [*policy, "--layered-max-prefill-tokens", "1500"]
     flags += ["--enable-metrics", *([] if overlap else ["--disable-overlap-schedule"])]
     command = layered_command(model, free_port(), *flags)
     with running(command, tmp_path / "layered.log", env) as server:
@@ -41,5 +47,7 @@ def test_answers_through_layer_graphs_are_stock_sglangs(make_model, tmp_path, ov
             assert not wrong, f"mixture {seed}:\n" + "\n".join(wrong) + "\n" + server.log_end()
             server.wait_idle()
             assert server.held_tokens() == 0
+        if policy is OVERTAKING:
+            assert server.counters()["overtaking_cohorts"] > 0
     kinds = replays.read_text()
     assert kinds.count("d") > 200 and kinds.count("m") > 50
