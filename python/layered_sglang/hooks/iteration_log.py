@@ -26,6 +26,8 @@ class LaunchedIteration:
         decode: its decode rows.
         cohort: the rows in its active layer group, or ``None``.
         layers: layers of that group; 0 without one.
+        at_border: the group is its cohort's first or last of several. Launching the first takes longer,
+            and the result before it is then seen late: the times of both are not their own.
         predicted: seconds, or ``None``.
         record: its line in the trace, or ``None`` when nothing is traced.
     """
@@ -36,6 +38,7 @@ class LaunchedIteration:
     decode: DecodeWork
     cohort: CohortWork | None
     layers: int
+    at_border: bool
     predicted: float | None
     record: dict[str, Any] | None
 
@@ -67,6 +70,7 @@ class IterationLog:
             decode,
             None if step is None else step.cohort.work,
             0 if step is None else step.layers.end - step.layers.start,
+            step is not None and (step.layers.start == 0) != step.is_last,
             predicted,
             describe_iteration(kind, batch, step) if self.trace.enabled else None,
         )

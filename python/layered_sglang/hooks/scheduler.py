@@ -151,7 +151,13 @@ class LayeredScheduler(Scheduler):
         for iteration, seconds in measured:
             launched = self._unmeasured.pop(iteration, None)
             if launched is not None and launched.kind in ("decode", "merged"):
-                self._planner.observe(launched.decode, launched.cohort, launched.layers, seconds)
+                self._planner.observe(
+                    launched.decode,
+                    launched.cohort,
+                    launched.layers,
+                    seconds,
+                    exact=not launched.at_border,
+                )
         super().process_input_requests(requests)
 
     def _add_request_to_queue(self, req: Req, is_retracted: bool = False) -> None:

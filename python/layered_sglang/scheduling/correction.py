@@ -29,8 +29,8 @@ class OnlineCorrection:
         limit: a factor stays within ``1 / limit … limit``. A fitted profile deserves a small one.
         decode: measured over predicted, iterations that only decode.
         cohort: likewise for what a layer group adds.
-        margin: how much longer than predicted an iteration may turn out, as a share; covers
-            :data:`COVERED` of them, stalls aside.
+        margin: how much longer than predicted an iteration with a layer group may turn out, as a
+            share; covers :data:`COVERED` of them, stalls aside.
         seen: iterations learnt from.
     """
 
@@ -40,20 +40,24 @@ class OnlineCorrection:
     margin: float = 0.05
     seen: int = 0
 
-    def observe(self, seconds: float, decode_part: float, cohort_part: float) -> None:
+    def observe(
+        self, seconds: float, decode_part: float, cohort_part: float, exact: bool = True
+    ) -> None:
         """Learn from one iteration.
 
         Args:
             seconds: measured.
             decode_part: the model's uncorrected prediction without a layer group.
             cohort_part: what the layer group adds to that prediction; 0 without one.
+            exact: it is this iteration's own time; the margin learns from no other.
         """
         if not (seconds > 0 and math.isfinite(seconds)) or decode_part + cohort_part <= 0:
             return
         predicted = self.decode * decode_part + self.cohort * cohort_part
         error = math.log(seconds / predicted)
         # While the factors are far off, or where something stalled, an error is no spread.
-        if abs(error) < OUTLIER and self.seen >= FIRST:
+        # What decode alone takes is nothing that the planner could shorten.
+        if abs(error) < OUTLIER and self.seen >= FIRST and cohort_part > 0 and exact:
             self._move_margin(seconds / predicted - 1)
         error = min(max(error, -OUTLIER), OUTLIER)
         self.seen += 1

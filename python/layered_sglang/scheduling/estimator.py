@@ -46,12 +46,20 @@ class Estimator:
         return self.correction.cohort * self.model.prefill(cohort).seconds()
 
     def observe(
-        self, decode: DecodeWork, cohort: CohortWork | None, layers: int, seconds: float
+        self,
+        decode: DecodeWork,
+        cohort: CohortWork | None,
+        layers: int,
+        seconds: float,
+        exact: bool = True,
     ) -> None:
-        """Learn from an iteration that took ``seconds``; ``layers`` of it had ``cohort`` in them."""
+        """Learn from an iteration that took ``seconds``; ``layers`` of it had ``cohort`` in them.
+
+        Without ``exact`` the time may hold some of a neighbour's, so it says nothing of the margin.
+        """
         if cohort is None or layers == 0:
-            self.correction.observe(seconds, self.model.decode(decode).seconds(), 0.0)
+            self.correction.observe(seconds, self.model.decode(decode).seconds(), 0.0, exact)
             return
         line = self.model.merged(decode, cohort)
         without = line.seconds(0)
-        self.correction.observe(seconds, without, line.seconds(layers) - without)
+        self.correction.observe(seconds, without, line.seconds(layers) - without, exact)

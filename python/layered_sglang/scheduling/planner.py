@@ -55,10 +55,15 @@ class Planner:
         return self.estimator.merged(decode, cohort).seconds(layers)
 
     def observe(
-        self, decode: DecodeWork, cohort: CohortWork | None, layers: int, seconds: float
+        self,
+        decode: DecodeWork,
+        cohort: CohortWork | None,
+        layers: int,
+        seconds: float,
+        exact: bool = True,
     ) -> None:
-        """Learn from an iteration that took ``seconds``."""
-        self.estimator.observe(decode, cohort, layers, seconds)
+        """Learn from an iteration that took ``seconds``; not ``exact``: give or take a neighbour's."""
+        self.estimator.observe(decode, cohort, layers, seconds, exact)
 
     def describe(self) -> str:
         return self.layer_groups.describe()
