@@ -76,7 +76,8 @@ def test_short_prompts_pass_a_long_one_and_answers_are_stock_sglangs(
     for number, line in enumerate(map(json.loads, trace.read_text().splitlines())):
         for rid in line["samples"]:
             first.setdefault(rid, number)
-    assert all(first[f"short{i}"] < first["long"] for i in range(len(SHORT))), first
+    # Not all: what overtakes may delay the long one by a share of its own time only.
+    assert min(first[f"short{i}"] for i in range(len(SHORT))) < first["long"], first
 
 
 @pytest.mark.timeout(600)
