@@ -211,7 +211,9 @@ class LayeredScheduler(Scheduler):
         nothing = NextBatchPlan(batch_to_run=None, running_batch=running_batch)
         if self._cohorts and not self._may_overtake(running_batch):
             return nothing
-        plans = self._planner.overtakes and bool(self.waiting_queue)
+        # A long prompt between chunks is work to plan, too: its next chunk has to keep the target.
+        work = bool(self.waiting_queue) or self.chunked_req is not None
+        plans = self._planner.overtakes and work
         if not plans:
             plan = nothing if self._cohorts else super().get_new_batch_prefill(running_batch)
             alone = False
@@ -317,7 +319,7 @@ class LayeredScheduler(Scheduler):
         self._metrics.count_iteration(kind)
         decode = decode_work(batch.reqs) if kind in ("decode", "merged") else DecodeWork()
         predicted = None
-        if decode.requests:
+        if self._log.trace.enabled and decode.requests:
             cohort, layers = None, 0
             if step is not None:
                 cohort, layers = step.cohort.work, step.layers.end - step.layers.start
