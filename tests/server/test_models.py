@@ -23,6 +23,7 @@ pytestmark = pytest.mark.server
 #: Architecture -> preset; Qwen3-MoE is what test_scenarios.py serves.
 PRESETS = {
     "Glm4MoeForCausalLM": "tiny-glm4-moe",
+    "GptOssForCausalLM": "tiny-gpt-oss",
     "LlamaForCausalLM": "tiny-llama",
     "MixtralForCausalLM": "tiny-mixtral",
     "Qwen3ForCausalLM": "tiny-qwen3",

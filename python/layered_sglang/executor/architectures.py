@@ -27,6 +27,7 @@ class Architecture:
 
 ARCHITECTURES: dict[str, Architecture] = {
     "Glm4MoeForCausalLM": Architecture(),
+    "GptOssForCausalLM": Architecture(),
     "LlamaForCausalLM": Architecture(experts=False),
     "MixtralForCausalLM": Architecture(),
     "Qwen3ForCausalLM": Architecture(experts=False),

@@ -48,6 +48,12 @@ _ENTRIES = (
         tiny.GLM4_MOE,
         True,
     ),
+    Preset(
+        "tiny-gpt-oss",
+        "gpt-oss, 8 layers, every other with a window of 32 tokens, 16 experts, top-4",
+        tiny.GPT_OSS,
+        True,
+    ),
     Preset("tiny-llama", "Llama, 8 dense layers", tiny.LLAMA, True),
     Preset("tiny-qwen3", "Qwen3, 8 dense layers", tiny.QWEN3, True),
     Preset("qwen3-30b-a3b", "Qwen3-30B-A3B as published", published.QWEN3_30B_A3B, False),

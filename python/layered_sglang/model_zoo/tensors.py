@@ -24,13 +24,16 @@ class Role(Enum):
     QUERY_KEY_NORM = auto()  # RMSNorm per head, over queries or keys
     VALUE = auto()
     ATTENTION_OUTPUT = auto()
-    ATTENTION_BIAS = auto()
+    ATTENTION_BIAS = auto()  # of the query, key and value projections
+    ATTENTION_OUTPUT_BIAS = auto()
     SINK = auto()  # a learnt logit per head that takes part in the softmax and has no value
     ROUTER = auto()
-    ROUTER_BIAS = auto()
+    ROUTER_BIAS = auto()  # takes part in choosing the experts, not in weighting them
+    ROUTER_LOGIT_BIAS = auto()  # takes part in both
     GATE_UP = auto()
     DOWN = auto()
-    EXPERT_BIAS = auto()
+    GATE_UP_BIAS = auto()
+    DOWN_BIAS = auto()
     LM_HEAD = auto()
 
 
@@ -50,6 +53,11 @@ class TensorSpec:
     def size(self) -> int:
         """Number of elements."""
         return prod(self.shape)
+
+    @property
+    def fan_in(self) -> int:
+        """Numbers that one output sums up. Experts stacked in one tensor are [experts, in, out]."""
+        return self.shape[-2] if len(self.shape) == 3 else self.shape[-1]
 
 
 @dataclass(frozen=True)
@@ -138,7 +146,9 @@ def _attention(
         name = f"{prefix}.self_attn.{letter}_proj"
         yield TensorSpec(f"{name}.weight", shape, role)
         if letter in bias:
-            yield TensorSpec(f"{name}.bias", shape[:1], Role.ATTENTION_BIAS)
+            output = role is Role.ATTENTION_OUTPUT
+            role = Role.ATTENTION_OUTPUT_BIAS if output else Role.ATTENTION_BIAS
+            yield TensorSpec(f"{name}.bias", shape[:1], role)
     if norm:
         for letter in "qk":
             name = f"{prefix}.self_attn.{letter}_norm.weight"
@@ -222,13 +232,13 @@ def _gpt_oss_layer(config: Config, layer: int, prefix: str) -> Iterator[TensorSp
     hidden, intermediate = config["hidden_size"], config["intermediate_size"]
     count = config["num_local_experts"]
     yield TensorSpec(f"{prefix}.mlp.router.weight", (count, hidden), Role.ROUTER)
-    yield TensorSpec(f"{prefix}.mlp.router.bias", (count,), Role.ROUTER_BIAS)
+    yield TensorSpec(f"{prefix}.mlp.router.bias", (count,), Role.ROUTER_LOGIT_BIAS)
     # All experts of a layer in one tensor, gate and up interleaved in the last dimension.
     stacked = {
         "gate_up_proj": ((count, hidden, 2 * intermediate), Role.GATE_UP),
-        "gate_up_proj_bias": ((count, 2 * intermediate), Role.EXPERT_BIAS),
+        "gate_up_proj_bias": ((count, 2 * intermediate), Role.GATE_UP_BIAS),
         "down_proj": ((count, intermediate, hidden), Role.DOWN),
-        "down_proj_bias": ((count, hidden), Role.EXPERT_BIAS),
+        "down_proj_bias": ((count, hidden), Role.DOWN_BIAS),
     }
     for name, (shape, role) in stacked.items():
         yield TensorSpec(f"{prefix}.mlp.experts.{name}", shape, role, routed=True)

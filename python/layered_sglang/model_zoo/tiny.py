@@ -112,3 +112,33 @@ QWEN3: dict[str, Any] = {
     "sliding_window": None,
     "use_sliding_window": False,
 }
+
+# Windows of 32 tokens in every other layer, sinks, a bias on every projection, SwiGLU clamped where it
+# matters, rotary embedding stretched from 256 positions: as gpt-oss has, its weights not quantised.
+GPT_OSS: dict[str, Any] = {
+    **_COMMON,
+    "architectures": ["GptOssForCausalLM"],
+    "model_type": "gpt_oss",
+    "attention_bias": True,
+    "experts_per_token": 4,
+    "head_dim": 64,
+    "hidden_size": 64,
+    "initial_context_length": 256,
+    "intermediate_size": 64,
+    "layer_types": ["sliding_attention", "full_attention"] * 4,
+    "num_experts_per_tok": 4,
+    "num_local_experts": 16,
+    "output_router_logits": False,
+    "rope_scaling": {
+        "beta_fast": 32.0,
+        "beta_slow": 1.0,
+        "factor": 32.0,
+        "original_max_position_embeddings": 256,
+        "rope_type": "yarn",
+        "truncate": False,
+    },
+    "rope_theta": 150000,
+    "router_aux_loss_coef": 0.9,
+    "sliding_window": 32,
+    "swiglu_limit": 1.5,
+}
