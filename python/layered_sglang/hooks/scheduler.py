@@ -318,13 +318,15 @@ class LayeredScheduler(Scheduler):
         kind = _iteration_kind(batch, step)
         self._metrics.count_iteration(kind)
         decode = decode_work(batch.reqs) if kind in ("decode", "merged") else DecodeWork()
-        predicted = None
+        predicted, cohort, layers = None, None, 0.0
+        if step is not None:
+            cohort = step.cohort.work
+            layers = self._planner.mean_layers(decode, cohort, step.layers)
         if self._log.trace.enabled and decode.requests:
-            cohort, layers = None, 0
-            if step is not None:
-                cohort, layers = step.cohort.work, step.layers.end - step.layers.start
             predicted = self._planner.predict(decode, cohort, layers)
-        launched = self._log.launch(self.forward_ct + 1, kind, batch, step, decode, predicted)
+        launched = self._log.launch(
+            self.forward_ct + 1, kind, batch, step, decode, layers, predicted
+        )
         self._unmeasured[launched.number] = launched
         return launched
 

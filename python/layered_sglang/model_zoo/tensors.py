@@ -30,6 +30,7 @@ class Role(Enum):
     ROUTER = auto()
     ROUTER_BIAS = auto()  # takes part in choosing the experts, not in weighting them
     ROUTER_LOGIT_BIAS = auto()  # takes part in both
+    SHARED_EXPERT_GATE = auto()  # one logit a token: how much of the shared expert it takes
     GATE_UP = auto()
     DOWN = auto()
     GATE_UP_BIAS = auto()
@@ -226,6 +227,56 @@ def _glm4_moe_layer(config: Config, layer: int, prefix: str) -> Iterator[TensorS
     yield from _gated_mlp(config, f"{prefix}.mlp.shared_experts", shared)
 
 
+def _qwen2_moe_layer(config: Config, layer: int, prefix: str) -> Iterator[TensorSpec]:
+    yield from _attention(config, prefix, bias="qkv")
+    router = (config["num_experts"], config["hidden_size"])
+    yield TensorSpec(f"{prefix}.mlp.gate.weight", router, Role.ROUTER)
+    for expert in range(config["num_experts"]):
+        expert_prefix = f"{prefix}.mlp.experts.{expert}"
+        yield from _gated_mlp(config, expert_prefix, config["moe_intermediate_size"], routed=True)
+    shared = config["shared_expert_intermediate_size"]
+    yield from _gated_mlp(config, f"{prefix}.mlp.shared_expert", shared)
+    gate = (1, config["hidden_size"])
+    yield TensorSpec(f"{prefix}.mlp.shared_expert_gate.weight", gate, Role.SHARED_EXPERT_GATE)
+
+
+def _deepseek_layer(config: Config, layer: int, prefix: str) -> Iterator[TensorSpec]:
+    yield from _latent_attention(config, f"{prefix}.self_attn")
+    if layer < config["first_k_dense_replace"]:
+        yield from _gated_mlp(config, f"{prefix}.mlp", config["intermediate_size"])
+        return
+    intermediate, count = config["moe_intermediate_size"], config["n_routed_experts"]
+    router = (count, config["hidden_size"])
+    yield TensorSpec(f"{prefix}.mlp.gate.weight", router, Role.ROUTER)
+    if config.get("topk_method") == "noaux_tc":
+        yield TensorSpec(f"{prefix}.mlp.gate.e_score_correction_bias", (count,), Role.ROUTER_BIAS)
+    for expert in range(count):
+        yield from _gated_mlp(config, f"{prefix}.mlp.experts.{expert}", intermediate, routed=True)
+    shared = intermediate * config["n_shared_experts"]
+    yield from _gated_mlp(config, f"{prefix}.mlp.shared_experts", shared)
+
+
+def _latent_attention(config: Config, prefix: str) -> Iterator[TensorSpec]:
+    """Yield multi-head latent attention: keys and values of all heads come from one narrow vector."""
+    hidden, heads = config["hidden_size"], config["num_attention_heads"]
+    plain, rotated = config["qk_nope_head_dim"], config["qk_rope_head_dim"]
+    value, latent = config["v_head_dim"], config["kv_lora_rank"]
+    queries, narrow = heads * (plain + rotated), config["q_lora_rank"]
+    if narrow is None:
+        yield TensorSpec(f"{prefix}.q_proj.weight", (queries, hidden), Role.QUERY_KEY)
+    else:
+        yield TensorSpec(f"{prefix}.q_a_proj.weight", (narrow, hidden), Role.VALUE)
+        yield TensorSpec(f"{prefix}.q_a_layernorm.weight", (narrow,), Role.NORM)
+        yield TensorSpec(f"{prefix}.q_b_proj.weight", (queries, narrow), Role.QUERY_KEY)
+    down = (latent + rotated, hidden)
+    yield TensorSpec(f"{prefix}.kv_a_proj_with_mqa.weight", down, Role.QUERY_KEY)
+    yield TensorSpec(f"{prefix}.kv_a_layernorm.weight", (latent,), Role.NORM)
+    up = (heads * (plain + value), latent)
+    yield TensorSpec(f"{prefix}.kv_b_proj.weight", up, Role.VALUE)
+    output = (hidden, heads * value)
+    yield TensorSpec(f"{prefix}.o_proj.weight", output, Role.ATTENTION_OUTPUT)
+
+
 def _gpt_oss_layer(config: Config, layer: int, prefix: str) -> Iterator[TensorSpec]:
     yield from _attention(config, prefix, bias="qkvo")
     yield TensorSpec(f"{prefix}.self_attn.sinks", (config["num_attention_heads"],), Role.SINK)
@@ -249,10 +300,13 @@ def _has_bias(config: Config) -> bool:
 
 
 _LAYERS: dict[str, Callable[[Config, int, str], Iterator[TensorSpec]]] = {
+    "deepseek_v2": _deepseek_layer,
+    "deepseek_v3": _deepseek_layer,
     "glm4_moe": _glm4_moe_layer,
     "gpt_oss": _gpt_oss_layer,
     "llama": _llama_layer,
     "mixtral": _mixtral_layer,
+    "qwen2_moe": _qwen2_moe_layer,
     "qwen3": _qwen3_layer,
     "qwen3_moe": _qwen3_moe_layer,
 }

@@ -80,6 +80,7 @@ def random_weights(
         Role.QUERY_KEY: scales.query_key,
         Role.VALUE: scales.value,
         Role.ATTENTION_OUTPUT: scales.attention_output,
+        Role.SHARED_EXPERT_GATE: scales.gate_up,
         Role.GATE_UP: scales.gate_up,
         Role.DOWN: scales.down,
         Role.LM_HEAD: scales.logits,

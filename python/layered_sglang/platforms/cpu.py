@@ -50,9 +50,11 @@ class PortableCpuPlatform(CpuDeviceMixin, SRTPlatform):
 
         from layered_sglang.platforms.kv_pools import build_windowed_pools
         from layered_sglang.platforms.torch_attention import TorchAttention
+        from layered_sglang.platforms.torch_kernels import replace_triton_kernels
 
         register_attention_backend("torch_native")(TorchAttention)
         build_windowed_pools()
+        replace_triton_kernels()
 
     def get_default_attention_backend(self) -> str:
         return "torch_native"
@@ -61,6 +63,11 @@ class PortableCpuPlatform(CpuDeviceMixin, SRTPlatform):
         from sglang.srt.mem_cache.memory_pool import MHATokenToKVPool
 
         return MHATokenToKVPool
+
+    def get_mla_kv_pool_cls(self) -> Any:
+        from layered_sglang.platforms.kv_pools import latent_pool
+
+        return latent_pool
 
     def get_paged_allocator_cls(self) -> Any:
         from layered_sglang.platforms.kv_pools import allocator

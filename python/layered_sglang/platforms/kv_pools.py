@@ -1,4 +1,4 @@
-"""KV pools of models with sliding windows, on an out-of-tree platform.
+"""KV pools of an out-of-tree platform for models with sliding windows or latent attention.
 
 SGLang asks an out-of-tree platform for one pool class and gives it one size. For models whose layers
 are partly windowed it would so build a single pool, while its scheduler and radix cache count two.
@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from sglang.srt.mem_cache.kv_cache_configurator import KVCacheConfigurator
-from sglang.srt.mem_cache.memory_pool import MHATokenToKVPool
+from sglang.srt.mem_cache.memory_pool import MHATokenToKVPool, MLATokenToKVPool
 from sglang.srt.mem_cache.swa_memory_pool import SWAKVPool
 
 
@@ -48,3 +48,14 @@ def allocator(size: int, *, page_size: int, kvcache: Any, **kwargs: Any) -> Any:
     from sglang.srt.mem_cache.allocator import PagedTokenToKVPoolAllocator
 
     return PagedTokenToKVPoolAllocator(size, page_size=page_size, kvcache=kvcache, **kwargs)
+
+
+def latent_pool(size: int, *, index_head_dim: int | None, **kwargs: Any) -> MLATokenToKVPool:
+    """SGLang's pool of latent attention.
+
+    Args:
+        size: tokens.
+        index_head_dim: of sparse attention's indexer, which is not here.
+    """
+    assert index_head_dim is None, "sparse attention has a pool of its own"
+    return MLATokenToKVPool(size, **kwargs)

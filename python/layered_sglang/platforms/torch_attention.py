@@ -1,7 +1,8 @@
-"""Attention in plain PyTorch with sinks, sliding windows and their own KV pool.
+"""Attention in plain PyTorch with sinks, sliding windows, their own KV pool, and latent prompts.
 
-SGLang's ``torch_native`` backend has no sinks, and reads a windowed layer's keys at the slots of the
-full pool. This one computes both, request by request; every other layer stays SGLang's.
+SGLang's ``torch_native`` backend has no sinks, reads a windowed layer's keys at the slots of the full
+pool, and looks for every key in the cache. This one computes these, request by request; every other
+layer stays SGLang's.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class TorchAttention(TorchNativeAttnBackend):
-    """``torch_native`` and what gpt-oss needs on top of it."""
+    """``torch_native`` and what gpt-oss and DeepSeek need on top of it."""
 
     def forward_extend(
         self,
@@ -30,6 +31,8 @@ class TorchAttention(TorchNativeAttnBackend):
         save_kv_cache: bool = True,
         sinks: torch.Tensor | None = None,
     ) -> torch.Tensor:
+        if k is not None and v is not None and not save_kv_cache:
+            return self._attend_to_new(q, k, v, layer, forward_batch)
         if sinks is None and not self.use_sliding_window_kv_pool:
             return super().forward_extend(q, k, v, layer, forward_batch, save_kv_cache)
         return self._attend(
@@ -96,6 +99,26 @@ class TorchAttention(TorchNativeAttnBackend):
             )
             start += count
         return out.view(queries.shape[0], -1)
+
+    def _attend_to_new(
+        self,
+        q: torch.Tensor,
+        k: torch.Tensor,
+        v: torch.Tensor,
+        layer: RadixAttention,
+        batch: ForwardBatch,
+    ) -> torch.Tensor:
+        """Attention of prompts without a prefix, whose keys and values are not those of the cache: latent
+        attention keeps a narrow vector there, and expands it for prompts."""
+        counts = batch.extend_seq_lens.tolist()
+        heads, kv_heads = layer.tp_q_head_num, layer.tp_k_head_num
+        parts = zip(
+            q.view(-1, heads, layer.qk_head_dim).split(counts),
+            k.view(-1, kv_heads, layer.qk_head_dim).split(counts),
+            v.view(-1, kv_heads, layer.v_head_dim).split(counts),
+            strict=True,
+        )
+        return torch.cat([attend(*part, layer.scaling) for part in parts]).view(q.shape[0], -1)
 
     def _windowed(self, layer: RadixAttention) -> bool:
         """Whether the layer's keys are in the pool of windowed layers."""
