@@ -27,8 +27,8 @@ class Cohort:
 
     Two may be in flight: one that overtakes runs first, the other waits between two layer groups.
     A cohort leaves early when all its requests are aborted (KV released, nothing published) or when
-    the KV pool runs out (KV released, requests queued again). The scheduler owns it; an iteration
-    borrows it through a :class:`LayerGroupStep`.
+    the KV pool runs out (KV released, requests queued again). The scheduler's
+    ``CohortsInFlight`` owns it; an iteration borrows it through a :class:`LayerGroupStep`.
 
     NOTE: while a cohort is in flight none of its requests has a result in the overlap queue: a
     chunk's result is processed in the iteration that admits the next chunk, before anything can
@@ -57,6 +57,15 @@ class Cohort:
     def tokens(self) -> int:
         """Prompt tokens it computes."""
         return self.batch.extend_num_tokens
+
+    @property
+    def chunk_tokens(self) -> int:
+        """Those of them that belong to a prompt cut into chunks."""
+        return sum(
+            length
+            for req, length in zip(self.reqs, self.batch.extend_lens, strict=True)
+            if req is self.batch.chunked_req or req.extend_batch_idx > 1
+        )
 
     @cached_property
     def work(self) -> CohortWork:

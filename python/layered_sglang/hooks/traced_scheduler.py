@@ -7,7 +7,7 @@ from typing import Any
 from sglang.srt.managers.schedule_batch import ScheduleBatch
 from sglang.srt.managers.scheduler import Scheduler
 
-from layered_sglang.hooks.iteration_log import IterationLog
+from layered_sglang.hooks.iteration_log import IterationLog, iteration_kind
 from layered_sglang.hooks.server_args import layered_config
 from layered_sglang.hooks.views import decode_work
 from layered_sglang.scheduling import DecodeWork
@@ -23,7 +23,7 @@ class TracedScheduler(Scheduler):
         self._log = IterationLog(IterationTrace(path if self.ps.tp_rank == 0 else None))
 
     def run_batch(self, batch: ScheduleBatch, *args: Any, **kwargs: Any) -> Any:
-        kind = _iteration_kind(batch)
+        kind = iteration_kind(batch, None)
         reqs = batch.reqs if kind == "decode" else batch.decoding_reqs
         decode = decode_work(reqs) if reqs else DecodeWork()
         launched = self._log.launch(self.forward_ct + 1, kind, batch, None, decode)
@@ -36,9 +36,3 @@ class TracedScheduler(Scheduler):
         launched = getattr(result, "launched_iteration", None)
         if launched is not None:
             self._log.finish(launched)
-
-
-def _iteration_kind(batch: ScheduleBatch) -> str:
-    if batch.forward_mode.is_mixed():
-        return "mixed"
-    return "prefill" if batch.forward_mode.is_extend() else "decode"
