@@ -13,6 +13,15 @@ SPREAD_TRAINED = 0.7
 SPREAD_RANDOM = 1.0
 
 
+#: What ``config.json`` calls the number of routed experts, by model.
+_EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")
+
+
+def num_experts(config: Mapping[str, Any]) -> int:
+    """Routed experts of a layer by a Hugging Face ``config.json``; 0: the model is dense."""
+    return next((int(config[name]) for name in _EXPERTS if config.get(name)), 0)
+
+
 @dataclass(frozen=True)
 class ModelShape:
     """One tensor-parallel rank's part of a model. Sizes are parameters (not bytes) of one layer.
@@ -75,7 +84,7 @@ class ModelShape:
         head_dim = size("head_dim", default=hidden / heads)
         kv_heads = max(size("num_key_value_heads", default=heads), tp_size)
         attention = hidden * head_dim * (2 * heads + 2 * kv_heads)
-        experts = int(size("num_experts", "num_local_experts", "n_routed_experts", default=0))
+        experts = num_experts(config)
         inter = size("intermediate_size")
         expert_inter = size("moe_intermediate_size", default=inter) if experts else 0
         dense_layers = int(size("first_k_dense_replace", default=0)) if experts else layers
