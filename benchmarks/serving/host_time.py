@@ -21,7 +21,7 @@ import random
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -59,7 +59,7 @@ def parse_arguments() -> argparse.Namespace:
     add("--batches", type=int, nargs="+", default=[1, 8, 32, 128], help="decode batches, ITL")
     add("--host-batches", type=int, nargs="+", default=[1, 8, 32], help="the same, host time")
     add("--tokens", type=int, nargs=2, default=[64, 320], help="ITL: from this token to that one")
-    add("--repeats", type=int, default=5, help="of each ITL, servers in turn")
+    add("--repeats", type=int, default=5, help="of each ITL; the servers take turns")
     add("--prompts", type=int, nargs="+", default=[300, 2000, 8000], help="tokens, host time")
     add("--running-tokens", type=int, default=700, help="decoded while the prompts come")
     add("--tiny", action="store_true", help="a tiny model on a CPU, to try this script")
@@ -147,41 +147,60 @@ class Client:
         self.session, self.server, self.vocabulary = session, server, vocabulary
         self.rng = random.Random(7)
 
-    async def post(self, prompts: list[int], answer: int, stream: bool = False) -> float:
-        """Send prompts of these lengths in one request; seconds until the last token."""
+    async def post(self, prompts: list[int], answer: int, stream: bool = False) -> list[bytes]:
+        """Send prompts of these lengths in one request and read the answer to its end."""
+        return [line async for _, line in self.lines(prompts, answer, stream)]
+
+    async def lines(
+        self, prompts: list[int], answer: int, stream: bool
+    ) -> AsyncIterator[tuple[float, bytes]]:
+        """The answer's lines, and the seconds at which they came."""
+        if not prompts:
+            return
         rows = [prompt(length, self.rng, self.vocabulary) for length in prompts]
         body = {
             "input_ids": rows,
             "sampling_params": {"temperature": 0, "max_new_tokens": answer, "ignore_eos": True},
             "stream": stream,
         }
-        start = time.perf_counter()
         async with self.session.post(self.server.url + "/generate", json=body) as response:
             response.raise_for_status()
-            async for _ in response.content.iter_any():
-                pass
-        return time.perf_counter() - start
+            async for line in response.content:
+                yield time.perf_counter(), line
 
 
 async def itl(client: Client, batch: int, tokens: tuple[int, int]) -> float:
-    """Milliseconds a token with no prompt waiting: what the later tokens add to a request's time."""
-    fewer = await client.post([RUNNING_PROMPT] * batch, tokens[0])
-    more = await client.post([RUNNING_PROMPT] * batch, tokens[1])
-    return (more - fewer) / (tokens[1] - tokens[0]) * 1e3
+    """Milliseconds a token of one request, from its token tokens[0] to tokens[1], while the others of
+    the batch decode, too. Only that one streams: a client cannot keep up with 128 streams."""
+    longer = tokens[1] + max(16, tokens[0] // 2)
+    others = asyncio.create_task(client.post([RUNNING_PROMPT] * (batch - 1), longer))
+    times: list[tuple[int, float]] = []
+    async for now, line in client.lines([RUNNING_PROMPT], tokens[1], True):
+        if line.startswith(b"data: {"):
+            answer = json.loads(line[6:])
+            times.append((answer["meta_info"]["completion_tokens"], now))
+    still_running = batch == 1 or not others.done()
+    await others
+    (first, begin), (last, end) = next(t for t in times if t[0] >= tokens[0]), times[-1]
+    if not still_running:
+        raise RuntimeError(f"batch {batch}: the other requests ended too early")
+    return (end - begin) / (last - first) * 1e3
 
 
 async def compare_itl(
-    clients: dict[str, Client], args: argparse.Namespace, until: float
-) -> dict[int, dict[str, list[float]]]:
+    clients: dict[str, Client],
+    args: argparse.Namespace,
+    until: float,
+    runs: dict[int, dict[str, list[float]]],
+) -> None:
     """By batch and server, one value a repeat; the servers take turns, each begins every other time."""
-    runs: dict[int, dict[str, list[float]]] = {b: {n: [] for n in clients} for b in args.batches}
+    runs |= {batch: {name: [] for name in clients} for batch in args.batches}
     for repeat in range(args.repeats):
         for batch in args.batches:
             if repeat > 1 and time.monotonic() > until:
-                return runs
+                return
             for name in sorted(clients, reverse=bool(repeat % 2)):
                 runs[batch][name].append(await itl(clients[name], batch, args.tokens))
-    return runs
 
 
 async def with_prompts(client: Client, batch: int, args: argparse.Namespace) -> None:
@@ -215,7 +234,7 @@ async def measure(
                 await client.post([RUNNING_PROMPT] * batch, 4)
             await with_prompts(client, 2, args)
         now = time.monotonic()
-        report["itl_ms"] = await compare_itl(clients, args, now + 0.6 * (end - now))
+        await compare_itl(clients, args, now + 0.6 * (end - now), report["itl_ms"])
         for name, client in clients.items():
             report["host"][name] = await measure_host(client, clocks[name], args, end)
 
