@@ -13,11 +13,20 @@ from sglang.srt.model_executor.runner_backend.full_cuda_graph_backend import Ful
 from layered_sglang.executor.architectures import architecture_of
 from layered_sglang.executor.iteration import LayerGroupExecutor
 from layered_sglang.hooks.cohort import LayerGroupStep
+from layered_sglang.hooks.kv_budget import BudgetedKVCacheConfigurator, needs_of
 from layered_sglang.hooks.server_args import layered_config
 
 
 class LayeredModelRunner(ModelRunner):
     """Forward batches that carry a ``layer_group_step`` go to the executor, all others to SGLang."""
+
+    kv_cache_configurator: Any  # SGLang's, then ours
+
+    def init_kv_cache_configurator(self) -> None:
+        super().init_kv_cache_configurator()
+        self.kv_cache_configurator = BudgetedKVCacheConfigurator.extend(
+            self.kv_cache_configurator, needs_of(self)
+        )
 
     def init_attention_backends(self) -> None:
         super().init_attention_backends()
@@ -37,6 +46,11 @@ class LayeredModelRunner(ModelRunner):
             text = self.layer_groups.capture_graphs(self, config.layered_cuda_graph_max_tokens)
             gigabytes = (free - torch.cuda.mem_get_info()[0]) / 2**30
             self.graphs_text = f"{text} ({gigabytes:.1f} GiB)"
+
+    def describe_memory(self) -> str:
+        """What was taken from the KV cache's share, and the cache, for the start-up banner."""
+        taken = self.kv_cache_configurator.describe()
+        return f"{taken}; KV cache of {self.max_total_num_tokens} tokens"
 
     def describe_experts(self) -> str:
         """What computes the experts, for the start-up banner (``hooks/moe_runner.py`` says it)."""

@@ -122,6 +122,7 @@ class LayeredScheduler(Scheduler):
             "overlap": self.enable_overlap,
             "experts": runner.describe_experts(),
             "graphs": runner.graphs_text,
+            "memory": runner.describe_memory(),
             "cost_model": describe_cost_model(self._planner, runner, self._gpu_name()),
         }
         return info
