@@ -9,6 +9,7 @@ from sglang.srt.model_executor.forward_batch_info import ForwardBatch
 from sglang.srt.model_executor.model_runner import ModelRunner, ModelRunnerOutput
 from sglang.srt.model_executor.runner.decode_cuda_graph_runner import DecodeCudaGraphRunner
 from sglang.srt.model_executor.runner_backend.full_cuda_graph_backend import FullCudaGraphBackend
+from sglang.srt.utils.nvtx_utils import profile_range
 
 from layered_sglang.executor.architectures import architecture_of
 from layered_sglang.executor.iteration import LayerGroupExecutor
@@ -64,7 +65,8 @@ class LayeredModelRunner(ModelRunner):
             return super()._forward_raw(forward_batch, *args, **kwargs)
         state = step.cohort.state
         decode = None if forward_batch is state.forward_batch else forward_batch
-        logits = self.layer_groups.run(decode, state, step.layers, self._publish_tables_read)
+        with profile_range(f"layer_group{step.layers} tokens={step.cohort.tokens}"):
+            logits = self.layer_groups.run(decode, state, step.layers, self._publish_tables_read)
         if decode is None:
             return ModelRunnerOutput(logits_output=logits.cohort, can_run_graph=False)
         output = ModelRunnerOutput(logits_output=logits.decode, can_run_graph=False)
