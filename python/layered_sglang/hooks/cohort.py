@@ -75,11 +75,11 @@ class Cohort:
     def view(self, decode: DecodeWork, itl_target: float | None) -> CohortView:
         return CohortView(self.num_layers, self.next_layer, self.work, decode, itl_target)
 
-    def advance(self, layers: LayerGroup) -> LayerGroupStep:
-        """Hand out ``layers`` for launch in this iteration."""
+    def advance(self, layers: LayerGroup, decode: DecodeWork) -> LayerGroupStep:
+        """Hand out ``layers`` for launch in this iteration, beside these decode rows."""
         assert layers.start == self.next_layer and layers.end > layers.start
         self.next_layer = layers.end
-        return LayerGroupStep(self, layers)
+        return LayerGroupStep(self, layers, decode)
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,6 +88,7 @@ class LayerGroupStep:
 
     cohort: Cohort
     layers: LayerGroup
+    decode: DecodeWork
 
     @property
     def is_last(self) -> bool:

@@ -43,7 +43,13 @@ from layered_sglang.hooks.planner import describe_cost_model, make_planner
 from layered_sglang.hooks.rank_clock import RankClock, Tick, TickingReceiver
 from layered_sglang.hooks.server_args import layered_config
 from layered_sglang.hooks.tp_worker import LayeredTpWorker
-from layered_sglang.hooks.views import TargetError, decode_work, itl_target, strictest_target
+from layered_sglang.hooks.views import (
+    TargetError,
+    batch_decode_work,
+    decode_work,
+    itl_target,
+    strictest_target,
+)
 from layered_sglang.scheduling import DecodeWork
 from layered_sglang.telemetry.metrics import LayeredMetrics
 from layered_sglang.telemetry.trace import IterationTrace
@@ -122,6 +128,7 @@ class LayeredScheduler(Scheduler):
             "overlap": self.enable_overlap,
             "experts": runner.describe_experts(),
             "graphs": runner.graphs_text,
+            "memory": runner.describe_memory(),
             "cost_model": describe_cost_model(self._planner, runner, self._gpu_name()),
         }
         return info
@@ -184,8 +191,9 @@ class LayeredScheduler(Scheduler):
         """Add the cohort's next layer group to the iteration, which decodes or does nothing yet."""
         decode = plan.batch_to_run
         reqs = () if decode is None else decode.reqs
-        view = cohort.view(decode_work(reqs), strictest_target(reqs, self._default_target))
-        step = cohort.advance(self._planner.next_layer_group(view))
+        rows = DecodeWork() if decode is None else batch_decode_work(decode)
+        view = cohort.view(rows, strictest_target(reqs, self._default_target))
+        step = cohort.advance(self._planner.next_layer_group(view), rows)
         if step.is_last:
             self._cohorts.remove(cohort)
         if decode is not None:
@@ -305,7 +313,10 @@ class LayeredScheduler(Scheduler):
     def _log_launch(self, batch: ScheduleBatch, step: LayerGroupStep | None) -> LaunchedIteration:
         kind = iteration_kind(batch, step)
         self.layered_metrics.count_iteration(kind)
-        decode = decode_work(batch.reqs) if kind in ("decode", "merged") else DecodeWork()
+        if step is not None:
+            decode = step.decode
+        else:
+            decode = batch_decode_work(batch) if kind == "decode" else DecodeWork()
         predicted = None
         if self._log.trace.enabled and decode.requests:
             cohort, layers = None, 0

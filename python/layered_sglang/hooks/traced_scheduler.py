@@ -9,8 +9,7 @@ from sglang.srt.managers.scheduler import Scheduler
 
 from layered_sglang.hooks.iteration_log import IterationLog, iteration_kind
 from layered_sglang.hooks.server_args import layered_config
-from layered_sglang.hooks.views import decode_work
-from layered_sglang.scheduling import DecodeWork
+from layered_sglang.hooks.views import batch_decode_work, decode_work
 from layered_sglang.telemetry.trace import IterationTrace
 
 
@@ -24,8 +23,8 @@ class TracedScheduler(Scheduler):
 
     def run_batch(self, batch: ScheduleBatch, *args: Any, **kwargs: Any) -> Any:
         kind = iteration_kind(batch, None)
-        reqs = batch.reqs if kind == "decode" else batch.decoding_reqs
-        decode = decode_work(reqs) if reqs else DecodeWork()
+        decodes = kind == "decode"
+        decode = batch_decode_work(batch) if decodes else decode_work(batch.decoding_reqs or ())
         launched = self._log.launch(self.forward_ct + 1, kind, batch, None, decode)
         result = super().run_batch(batch, *args, **kwargs)
         result.launched_iteration = launched
