@@ -117,6 +117,7 @@ def cost_model(costs: dict[str, Any]) -> CostModel:
     return CostModel(
         ModelShape.from_dict(costs["shape"]),
         Coefficients(**costs["coefficients"]),
+        decode_sizes=tuple(costs["decode_sizes"]),
         **{name: costs[name] for name in names},
     )
 

@@ -38,6 +38,9 @@ struct GroupedGemmTuning {
   int consumer_lag = 2;
   // Weights are brought into the L2 this many stages before the ring loads them; 0: they are not.
   int prefetch_stages = 0;
+  // Multiprocessors that the persistent grids fill; 0: all of the device. For a stream that may use
+  // only some of them.
+  int multiprocessors = 0;
 };
 
 struct GroupedGemmOptions {

@@ -1,6 +1,8 @@
 // Host side of a grouped GEMM's launch: tensor maps, grid, launch attributes.
 #pragma once
 
+#include <algorithm>
+
 #include "common/tensor_map.h"
 #include "experts/grouped_gemm_bf16_sm90.cuh"
 
@@ -39,6 +41,9 @@ cudaError_t launch(const CUtensorMap& weight_map, const CUtensorMap& token_map,
   int multiprocessors = 0;
   cudaError_t error = multiprocessor_count(&multiprocessors);
   if (error != cudaSuccess) return error;
+  if (args.tuning.multiprocessors > 0) {
+    multiprocessors = std::min(multiprocessors, std::max(args.tuning.multiprocessors, kCluster));
+  }
   const int bytes = shared_bytes(args.gemm.num_experts);
   error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
   if (error != cudaSuccess) return error;

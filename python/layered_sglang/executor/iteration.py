@@ -63,6 +63,11 @@ class LayerGroupExecutor:
         return 0 if self._merged_graphs is None else self._merged_graphs.sizes[-1]
 
     @property
+    def decode_sizes(self) -> tuple[int, ...]:
+        """Batch sizes that decode replays graphs of, ascending; empty without graphs."""
+        return () if self._decode_graphs is None else tuple(self._decode_graphs.capture_bs)
+
+    @property
     def decode_graphs(self) -> bool:
         """Whether decode rows beside a layer group replay graphs."""
         return self._decode_graphs is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
     from sglang.srt.managers.schedule_batch import ScheduleBatch
 
     from layered_sglang.hooks.cohort import LayerGroupStep
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(eq=False)
@@ -94,3 +97,25 @@ class IterationLog:
                 }
             )
         return seconds
+
+
+def iteration_kind(batch: ScheduleBatch, step: LayerGroupStep | None) -> str:
+    """What an iteration that runs ``batch``, and ``step`` beside or in it, is called in the trace."""
+    if step is not None:
+        return "cohort" if batch is step.cohort.batch else "merged"
+    if batch.forward_mode.is_mixed():
+        return "mixed"
+    return "prefill" if batch.forward_mode.is_extend() else "decode"
+
+
+def log_layer_group(batch: ScheduleBatch, step: LayerGroupStep) -> None:
+    """A line in the server's log, beside SGLang's own for its batches."""
+    cohort = step.cohort
+    logger.info(
+        "Layer group %s of %d, #cohort-req: %d, #cohort-token: %d, #running-req: %d",
+        step.layers,
+        cohort.num_layers,
+        len(cohort.reqs),
+        cohort.tokens,
+        0 if batch is cohort.batch else batch.batch_size(),
+    )

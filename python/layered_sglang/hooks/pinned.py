@@ -59,6 +59,10 @@ PINNED: dict[str, str] = {
     f"{_RUNNER}.load_model": "",
     "sglang.srt.layers.moe.fused_moe_triton.layer:FusedMoE.run_moe_core": "dispatch_output",
     "sglang.srt.layers.quantization.unquant:UnquantizedFusedMoEMethod.apply": "layer dispatch_output",
+    "sglang.srt.utils.nvtx_utils:profile_range": "debug_name color nvtx_enabled",
+    f"{_RUNNER}.init_kv_cache_configurator": "",
+    "sglang.srt.mem_cache.kv_cache_configurator:KVCacheConfigurator.config_from_budget": "budget_bytes "
+    "cap_tokens",
     f"{_RUNNER}.init_attention_backends": "",
     f"{_RUNNER}._get_attention_backend": "init_new_workspace",
     f"{_RUNNER}._forward_raw": "forward_batch pp_proxy_tensors reinit_attn_backend "

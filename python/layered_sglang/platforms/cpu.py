@@ -74,6 +74,15 @@ class PortableCpuPlatform(CpuDeviceMixin, SRTPlatform):
 
         return allocator
 
+    def get_torch_profiler_activity_str(self) -> str:
+        # For /start_profile, which asks every platform that is not SGLang's own.
+        return "CPU"
+
+    def get_torch_profiler_activity(self) -> Any:
+        from torch.profiler import ProfilerActivity
+
+        return ProfilerActivity.CPU
+
     def get_dispatch_key_name(self) -> str:
         return "native"
 

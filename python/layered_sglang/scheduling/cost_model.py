@@ -6,6 +6,7 @@ coefficients that ``python -m layered_sglang.calibrate`` fits to measured iterat
 
 from __future__ import annotations
 
+import bisect
 import dataclasses
 import math
 from dataclasses import dataclass
@@ -129,6 +130,8 @@ class CostModel:
         shape: the model (one rank's part).
         coefficients: what the GPU and the host reach.
         graph_rows: active layer groups of up to this many rows replay CUDA graphs; 0: none do.
+        decode_sizes: batch sizes that decode graphs were captured for, ascending. A batch between two
+            runs as the larger one: the rows that fill it up load experts, too.
         decode_graphs: whether decode replays CUDA graphs (not on a CPU).
         prefill_graph_rows: SGLang's own prefill replays CUDA graphs up to this many tokens.
         overlap: whether the host prepares an iteration while the GPU runs the one before.
@@ -137,6 +140,7 @@ class CostModel:
     shape: ModelShape
     coefficients: Coefficients
     graph_rows: int = 0
+    decode_sizes: tuple[int, ...] = ()
     decode_graphs: bool = True
     prefill_graph_rows: int = 0
     overlap: bool = True
@@ -146,6 +150,7 @@ class CostModel:
         if decode.requests == 0:
             return IterationTime(0.0, overlap=self.overlap)
         c, layers = self.coefficients, self.shape.num_layers
+        decode = self._filled_up(decode)
         device = layers * self._layer(decode, None) + self._once(decode.requests)
         host = c.host_iteration + (0 if self.decode_graphs else layers * c.host_eager_layer)
         return IterationTime(device, host=host, overlap=self.overlap)
@@ -153,6 +158,7 @@ class CostModel:
     def merged(self, decode: DecodeWork, cohort: CohortWork) -> IterationTime:
         """Decode through all layers, and the cohort through as many as the line is asked for."""
         c, layers = self.coefficients, self.shape.num_layers
+        decode = self._filled_up(decode)
         alone = self._layer(decode, None) if decode.requests else 0.0
         eager = c.host_eager_layer if not self._graphed(decode, cohort) else c.host_graph_layer
         passing = 0.0
@@ -177,6 +183,13 @@ class CostModel:
             + layers * (c.host_graph_layer if graphed else c.host_eager_layer),
             overlap=self.overlap,
         )
+
+    def _filled_up(self, decode: DecodeWork) -> DecodeWork:
+        """The batch that runs: with rows added up to the next captured size, if there is one."""
+        at = bisect.bisect_left(self.decode_sizes, decode.requests)
+        if not self.decode_graphs or decode.requests == 0 or at == len(self.decode_sizes):
+            return decode
+        return DecodeWork(self.decode_sizes[at], decode.context)
 
     def _graphed(self, decode: DecodeWork, cohort: CohortWork) -> bool:
         return decode.requests > 0 and decode.requests + cohort.tokens <= self.graph_rows

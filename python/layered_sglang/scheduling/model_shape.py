@@ -15,6 +15,15 @@ SPREAD_TRAINED = 0.7
 SPREAD_RANDOM = 1.0
 
 
+#: What ``config.json`` calls the number of routed experts, by model.
+_EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")
+
+
+def num_experts(config: Mapping[str, Any]) -> int:
+    """Routed experts of a layer by a Hugging Face ``config.json``; 0: the model is dense."""
+    return next((int(config[name]) for name in _EXPERTS if config.get(name)), 0)
+
+
 class LayerKind(NamedTuple):
     """What tells one layer from another, for one tensor-parallel rank.
 
@@ -110,7 +119,7 @@ class ModelShape:
             attention = hidden * head_dim * (2 * heads + 2 * kv_heads) / tp_size
             kv_size = 2 * kv_heads * head_dim / tp_size
             attention_size = heads * head_dim
-        experts = int(size("num_experts", "num_local_experts", "n_routed_experts", default=0))
+        experts = num_experts(config)
         inter = size("intermediate_size")
         expert_inter = size("moe_intermediate_size", default=inter) if experts else 0
         dense_layers = int(size("first_k_dense_replace", default=0)) if experts else layers
