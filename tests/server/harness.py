@@ -216,6 +216,7 @@ class Answer:
     prompt_logprobs: list[float | None]
     finish: str
     text: str = ""
+    cached: int = 0  # tokens of the prompt that the radix cache had
     times: list[float] = field(default_factory=list)
 
 
@@ -231,6 +232,7 @@ def answer_of(out: dict[str, Any]) -> Answer:
         prompt_logprobs=[row[0] for row in meta.get("input_token_logprobs") or []],
         finish=reason["type"],
         text=out.get("text", ""),
+        cached=meta.get("cached_tokens") or 0,
     )
 
 

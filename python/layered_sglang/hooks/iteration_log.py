@@ -28,7 +28,7 @@ class LaunchedIteration:
         launched_at: ``time.monotonic()``, seconds.
         decode: its decode rows.
         cohort: the rows in its active layer group, or ``None``.
-        layers: layers of that group; 0 without one.
+        layers: of that group, in layers of average cost; 0 without one.
         at_border: the group is its cohort's first or last of several. Launching the first takes longer,
             and the result before it is then seen late: the times of both are not their own.
         predicted: seconds, or ``None``.
@@ -40,7 +40,7 @@ class LaunchedIteration:
     launched_at: float
     decode: DecodeWork
     cohort: CohortWork | None
-    layers: int
+    layers: float
     at_border: bool
     predicted: float | None
     record: dict[str, Any] | None
@@ -64,6 +64,7 @@ class IterationLog:
         batch: ScheduleBatch,
         step: LayerGroupStep | None,
         decode: DecodeWork,
+        layers: float = 0.0,
         predicted: float | None = None,
     ) -> LaunchedIteration:
         return LaunchedIteration(
@@ -72,7 +73,7 @@ class IterationLog:
             time.monotonic(),
             decode,
             None if step is None else step.cohort.work,
-            0 if step is None else step.layers.end - step.layers.start,
+            layers,
             step is not None and (step.layers.start == 0) != step.is_last,
             predicted,
             describe_iteration(kind, batch, step) if self.trace.enabled else None,

@@ -154,7 +154,6 @@ def _refuse_model(server_args: ServerArgs, layered: LayeredConfig) -> None:
     architecture_of(list(model.hf_config.architectures or ["a model without an architecture"]))
     for what, present in (
         ("multimodal prompts", model.is_multimodal),
-        ("hybrid sliding-window attention", model.is_hybrid_swa),
         ("encoder-decoder models", model.is_encoder_decoder),
     ):
         if present:

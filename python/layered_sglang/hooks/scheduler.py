@@ -313,17 +313,17 @@ class LayeredScheduler(Scheduler):
     def _log_launch(self, batch: ScheduleBatch, step: LayerGroupStep | None) -> LaunchedIteration:
         kind = iteration_kind(batch, step)
         self.layered_metrics.count_iteration(kind)
+        predicted, cohort, layers = None, None, 0.0
         if step is not None:
-            decode = step.decode
+            decode, cohort = step.decode, step.cohort.work
+            layers = self._planner.mean_layers(decode, cohort, step.layers)
         else:
             decode = batch_decode_work(batch) if kind == "decode" else DecodeWork()
-        predicted = None
         if self._log.trace.enabled and decode.requests:
-            cohort, layers = None, 0
-            if step is not None:
-                cohort, layers = step.cohort.work, step.layers.end - step.layers.start
             predicted = self._planner.predict(decode, cohort, layers)
-        launched = self._log.launch(self.forward_ct + 1, kind, batch, step, decode, predicted)
+        launched = self._log.launch(
+            self.forward_ct + 1, kind, batch, step, decode, layers, predicted
+        )
         self._unmeasured[launched.number] = launched
         return launched
 

@@ -304,7 +304,8 @@ class AdmitByBenefit:
         if view.decode.requests == 0 or view.itl_target is None:
             return False
         budget = self.layer_groups.budget(view.decode, view.itl_target)
-        return self.estimator.merged(view.decode, work).seconds(1) > budget
+        line = self.estimator.merged(view.decode, work)
+        return line.seconds(line.dearest) > budget
 
     def _alone(self, view: QueueView, work: CohortWork) -> bool:
         """Whether SGLang's own prefill is faster and keeps the target: for tiny prompts, and where
