@@ -43,13 +43,33 @@ SCORED = Request(prompt(700), 0, logprob_start=0)  # prompt logprobs only
 ALL = [STREAM, *LONG, *GROWING, *FILLERS.values(), *SMALL, SHORT, SCORED]
 
 
+#: Model and schedule of the server. gpt-oss has two KV pools, one for its layers with a window.
+SERVED = [("tiny", "overlap"), ("tiny", "sync"), ("tiny-gpt-oss", "overlap")]
+
+
+@pytest.fixture(scope="module", params=SERVED, ids="-".join)
+def served(request):
+    return request.param
+
+
+@pytest.fixture(scope="session")
+def stock_answers():
+    """Stock SGLang's answers by model, asked for once."""
+    return {}
+
+
 @pytest.fixture(scope="module")
-def wanted(make_model, tmp_path_factory):
+def wanted(served, stock_answers, make_model, tmp_path_factory):
     """Stock SGLang's answers."""
-    log = tmp_path_factory.mktemp("stock") / "server.log"
-    with running(stock_command(make_model(), free_port(), "--disable-radix-cache"), log) as server:
-        answers = asyncio.run(generate_all(server, ALL, at_once=12))
-    return {request: answer for request, (answer,) in zip(ALL, answers, strict=True)}
+    model, _ = served
+    if model not in stock_answers:
+        log = tmp_path_factory.mktemp("stock") / "server.log"
+        command = stock_command(make_model(model), free_port(), "--disable-radix-cache")
+        with running(command, log) as server:
+            answers = asyncio.run(generate_all(server, ALL, at_once=12))
+        by_request = {request: answer for request, (answer,) in zip(ALL, answers, strict=True)}
+        stock_answers[model] = by_request
+    return stock_answers[model]
 
 
 def check(answers, wanted):
@@ -64,15 +84,16 @@ def settled(server):
     return server.counters()
 
 
-@pytest.fixture(scope="module", params=["overlap", "sync"])
-def server(request, make_model, tmp_path_factory):
+@pytest.fixture(scope="module")
+def server(served, make_model, tmp_path_factory):
     """One layer an iteration, chunks of 1000 tokens, a pool that growing answers outgrow."""
     flags = ["--num-layer-groups", "8", "--layered-max-prefill-tokens", "1000", "--enable-metrics"]
     flags += ["--max-total-tokens", str(POOL), "--schedule-conservativeness", "0.01"]
     flags += ["--load-snapshot-publish-interval", "1"]
-    flags += [] if request.param == "overlap" else ["--disable-overlap-schedule"]
+    model, schedule = served
+    flags += [] if schedule == "overlap" else ["--disable-overlap-schedule"]
     log = tmp_path_factory.mktemp("layered") / "server.log"
-    with running(layered_command(make_model(), free_port(), *flags), log) as s:
+    with running(layered_command(make_model(model), free_port(), *flags), log) as s:
         yield s
 
 
@@ -254,7 +275,7 @@ def test_openai_chat_streams_while_a_prompt_is_layered(server, wanted):
     assert settled(server)["iterations:merged"] > merged
 
 
-def test_a_request_that_times_out_in_a_cohort(make_model, tmp_path, wanted):
+def test_a_request_that_times_out_in_a_cohort(make_model, tmp_path):
     """``SGLANG_REQ_RUNNING_TIMEOUT`` reaches requests whose prompt is half computed."""
     flags = ["--num-layer-groups", "8", "--enable-metrics"]
     command = layered_command(make_model(), free_port(), *flags)

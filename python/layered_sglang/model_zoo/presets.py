@@ -77,6 +77,7 @@ _ENTRIES = (
     Preset("qwen3-30b-a3b", "Qwen3-30B-A3B as published", published.QWEN3_30B_A3B, False),
     Preset("gpt-oss-20b", "gpt-oss-20b as published", published.GPT_OSS_20B, False),
     Preset("mixtral-8x7b", "Mixtral-8x7B-v0.1 as published", published.MIXTRAL_8X7B, False),
+    Preset("deepseek-v2-lite", "DeepSeek-V2-Lite as published", published.DEEPSEEK_V2_LITE, False),
     Preset("qwen3-8b", "Qwen3-8B as published, a dense model", published.QWEN3_8B, False),
 )
 

@@ -6,6 +6,7 @@ are partly windowed it would so build a single pool, while its scheduler and rad
 
 from __future__ import annotations
 
+from functools import wraps
 from typing import Any
 
 from sglang.srt.mem_cache.kv_cache_configurator import KVCacheConfigurator
@@ -16,9 +17,10 @@ from sglang.srt.mem_cache.swa_memory_pool import SWAKVPool
 def build_windowed_pools() -> None:
     """Let SGLang build its own two pools for such models, as it does on a GPU."""
     build = KVCacheConfigurator._build_token_to_kv_pool
-    if build.__module__ == __name__:
+    if hasattr(build, "__wrapped__"):
         return
 
+    @wraps(build)
     def build_pool(self: KVCacheConfigurator, *, sizes: Any, **kwargs: Any) -> Any:
         if not self.is_hybrid_swa:
             return build(self, sizes=sizes, **kwargs)
