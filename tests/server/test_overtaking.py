@@ -6,7 +6,7 @@ import asyncio
 import json
 import random
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,8 @@ def prompt(tokens: int) -> tuple[int, ...]:
 IGNORE_EOS = (("ignore_eos", True),)
 RUNNING = Request(prompt(20), 400, IGNORE_EOS, stream=True)
 LONG = Request(prompt(2800), 8, IGNORE_EOS, stream=True)
+SEVERAL_CHUNKS = Request(prompt(7000), 4, IGNORE_EOS)
+URGENT = Request(prompt(900), 5, IGNORE_EOS)
 SHORT = [Request(prompt(n), 6, IGNORE_EOS, stream=True) for n in (12, 30, 25)]
 
 
@@ -77,7 +79,8 @@ def lenient(serve):
 @pytest.fixture(scope="module")
 def chunked(serve):
     """Long prompts in chunks, and a target that leaves an iteration one layer of one."""
-    with serve("--itl-slo-ms", "4", "--layered-max-prefill-tokens", "1024") as traced:
+    flags = ("--layered-max-prefill-tokens", "1024", "--enable-priority-scheduling")
+    with serve("--itl-slo-ms", "4", "--disable-radix-cache", *flags) as traced:
         yield traced
 
 
@@ -135,6 +138,38 @@ def test_short_prompts_pass_a_long_one_whole(lenient, ask_stock):
 
 def test_short_prompts_pass_a_long_one_in_chunks(chunked, ask_stock):
     expect_short_ones_to_pass(chunked, ask_stock, RUNNING)
+
+
+@pytest.mark.parametrize("beside", [True, False], ids=["beside-decode", "alone"])
+def test_a_higher_priority_goes_before_a_long_prompts_next_chunk(chunked, ask_stock, beside):
+    """Also one that is too long to overtake a chunk in flight."""
+    server, name = chunked.server, f"beside{beside}"
+    started = asyncio.Event()
+
+    async def drive():
+        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=300)) as session:
+
+            def send(request, rid, priority, progress=None):
+                request = replace(request, priority=priority)
+                return asyncio.create_task(generate(session, server, request, rid, progress))
+
+            if beside:
+                decoding = send(RUNNING, f"{name}-running", 0, lambda _: started.set())
+                await started.wait()
+            tasks = [send(SEVERAL_CHUNKS, f"{name}-long", 0)]
+            while f'"{name}-long"' not in chunked.trace.read_text():
+                await asyncio.sleep(0.002)
+            tasks.append(send(URGENT, f"{name}-urgent", 5))
+            return await asyncio.gather(*tasks, *([decoding] if beside else []))
+
+    answers = asyncio.run(drive())
+    server.wait_idle()
+    assert server.held_tokens() == 0
+    asked = [SEVERAL_CHUNKS, URGENT, *([RUNNING] if beside else [])]
+    for (answer,), (want,) in zip(answers, ask_stock(asked), strict=True):
+        assert difference(answer, want) is None
+    samples = [rid for line in chunked.lines() for rid in line["samples"]]
+    assert samples.index(f"{name}-urgent") < samples.index(f"{name}-long")
 
 
 def expect_short_ones_to_pass(traced: Traced, ask_stock, decoding: Request) -> None:
