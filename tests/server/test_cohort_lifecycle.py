@@ -4,43 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import json
-import random
 import time
 
 import aiohttp
 import pytest
-from harness import (
-    Request,
-    answer_of,
-    difference,
-    free_port,
-    generate,
-    generate_all,
-    layered_command,
-    running,
-    stock_command,
+from half_way import (
+    ALL,
+    IGNORE_EOS,
+    LONG,
+    POOL,
+    SCORED,
+    SHORT,
+    STREAM,
+    check,
+    fill_the_pool,
+    run,
+    settled,
 )
-from timed import run
+from harness import Request, free_port, generate, layered_command, running
 
 pytestmark = [pytest.mark.server, pytest.mark.timeout(900)]
-
-_RNG = random.Random(3)
-IGNORE_EOS = (("ignore_eos", True),)
-
-
-def prompt(n: int) -> tuple[int, ...]:
-    return tuple(_RNG.randrange(256) for _ in range(n))
-
-
-STREAM = Request(prompt(20), 150, IGNORE_EOS, stream=True)
-LONG = [Request(prompt(n), 6, IGNORE_EOS, logprob_start=0) for n in (1500, 1400, 2900)]
-GROWING = [Request(prompt(10), 320, IGNORE_EOS) for _ in range(10)]
-FILLERS = {n: Request(prompt(n), 1, IGNORE_EOS) for n in range(450, 951, 10)}
-SMALL = [Request(prompt(25), 1, IGNORE_EOS) for _ in range(2)]
-POOL = 3300
-SHORT = Request(prompt(12), 10, IGNORE_EOS)
-SCORED = Request(prompt(700), 0, logprob_start=0)  # prompt logprobs only
-ALL = [STREAM, *LONG, *GROWING, *FILLERS.values(), *SMALL, SHORT, SCORED]
 
 
 #: Model and schedule of the server. gpt-oss has two KV pools, one for its layers with a window.
@@ -52,36 +35,11 @@ def served(request):
     return request.param
 
 
-@pytest.fixture(scope="session")
-def stock_answers():
-    """Stock SGLang's answers by model, asked for once."""
-    return {}
-
-
 @pytest.fixture(scope="module")
-def wanted(served, stock_answers, make_model, tmp_path_factory):
+def wanted(served, ask_stock):
     """Stock SGLang's answers."""
-    model, _ = served
-    if model not in stock_answers:
-        log = tmp_path_factory.mktemp("stock") / "server.log"
-        command = stock_command(make_model(model), free_port(), "--disable-radix-cache")
-        with running(command, log) as server:
-            answers = asyncio.run(generate_all(server, ALL, at_once=12))
-        by_request = {request: answer for request, (answer,) in zip(ALL, answers, strict=True)}
-        stock_answers[model] = by_request
-    return stock_answers[model]
-
-
-def check(answers, wanted):
-    for request, answer in answers.items():
-        problem = difference(answer, wanted[request])
-        assert problem is None, f"{len(request.prompt)} tokens: {problem}"
-
-
-def settled(server):
-    server.wait_idle()
-    assert server.held_tokens() == 0
-    return server.counters()
+    answers = ask_stock(ALL, at_once=12, model=served[0])
+    return {request: answer for request, (answer,) in zip(ALL, answers, strict=True)}
 
 
 @pytest.fixture(scope="module")
@@ -95,44 +53,6 @@ def server(served, make_model, tmp_path_factory):
     log = tmp_path_factory.mktemp("layered") / "server.log"
     with running(layered_command(make_model(model), free_port(), *flags), log) as s:
         yield s
-
-
-def fill_the_pool(server, left):
-    """Answers by request: three prompts in a cohort fill the pool but for ``left`` to ``left`` + 9 slots.
-
-    Ten answers grow meanwhile, by 10 * 8 slots until the cohort has passed its eight layer groups.
-    They are held (paused in place) until the prompts wait, so that what is free is known.
-    """
-
-    async def go():
-        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=300)) as session:
-
-            async def post(path, **body):
-                async with session.post(server.url + path, json=body) as response:
-                    assert response.status == 200
-                    return await response.json() if path == "/generate" else None
-
-            async def held():
-                async with session.get(server.url + "/v1/loads") as response:
-                    return sum(load["num_used_tokens"] for load in (await response.json())["loads"])
-
-            growing = [asyncio.create_task(generate(session, server, r)) for r in GROWING]
-            while await held() < POOL - 950:
-                await asyncio.sleep(0.02)
-            await post("/pause_generation", mode="in_place")
-            await asyncio.sleep(0.3)
-            small = sum(len(r.prompt) for r in SMALL)
-            prompts = [FILLERS[(POOL - await held() - small - left) // 10 * 10], *SMALL]
-            # In one request, so that they come together.
-            body = SMALL[0].body(None) | {"input_ids": [list(r.prompt) for r in prompts]}
-            fillers = asyncio.create_task(post("/generate", **body))
-            await asyncio.sleep(1.0)
-            await post("/continue_generation")
-            answers = [answer for (answer,) in await asyncio.gather(*growing)]
-            answers += map(answer_of, await fillers)
-            return dict(zip([*GROWING, *prompts], answers, strict=True))
-
-    return asyncio.run(go())
 
 
 def test_a_cohort_restarts_when_the_pool_runs_out(server, wanted):
@@ -206,11 +126,14 @@ def test_pause_and_continue(server, wanted, mode, tokens):
 
 
 def test_a_prompt_that_is_only_scored(server, wanted):
-    merged = settled(server).get("iterations:merged", 0)
-    answers, _ = run(server, STREAM, (20, SCORED, "scored"))
-    check(answers, wanted)
-    assert len(answers[SCORED].prompt_logprobs) == 700
-    assert settled(server)["iterations:merged"] >= merged + 8
+    for _ in range(4):  # on a busy machine the stream may have ended when the prompt comes
+        merged = settled(server).get("iterations:merged", 0)
+        answers, _ = run(server, STREAM, (20, SCORED, "scored"))
+        check(answers, wanted)
+        assert len(answers[SCORED].prompt_logprobs) == 700
+        if settled(server)["iterations:merged"] >= merged + 8:
+            return
+    pytest.fail("it was never layered")
 
 
 def test_bad_requests_get_4xx_and_harm_nobody(server, wanted):

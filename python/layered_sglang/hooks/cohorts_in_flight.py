@@ -41,6 +41,12 @@ class CohortsInFlight:
         launched = [] if self.launched is None else [self.launched]
         return [req for cohort in (*self.in_flight, *launched) for req in cohort.reqs]
 
+    def holders(self) -> list[Req]:
+        """Requests with KV slots that may be in no batch of SGLang's: also a long prompt between two
+        chunks, before which others go."""
+        reqs, chunked = self.reqs(), self._scheduler.chunked_req
+        return reqs if chunked is None or chunked in reqs else [*reqs, chunked]
+
     def hold(self, req: Req | None) -> bool:
         """Whether ``req`` is in a cohort in flight."""
         return any(req in cohort.reqs for cohort in self.in_flight)

@@ -50,7 +50,7 @@ from layered_sglang.hooks.views import (
     itl_target,
     strictest_target,
 )
-from layered_sglang.scheduling import DecodeWork
+from layered_sglang.scheduling import Admission, DecodeWork
 from layered_sglang.telemetry.metrics import LayeredMetrics
 from layered_sglang.telemetry.trace import IterationTrace
 
@@ -102,7 +102,7 @@ class LayeredScheduler(Scheduler):
     def init_pool_stats_observer(self) -> None:
         super().init_pool_stats_observer()
         self.pool_stats_observer = CohortAwarePoolStats.extend(
-            self.pool_stats_observer, self._cohorts.reqs
+            self.pool_stats_observer, self._cohorts.holders
         )
 
     def init_request_receiver(self) -> None:
@@ -112,7 +112,7 @@ class LayeredScheduler(Scheduler):
     def init_invariant_checker(self) -> None:
         super().init_invariant_checker()
         self.invariant_checker = CohortAwareInvariantChecker.extend(
-            self.invariant_checker, self._cohorts.reqs
+            self.invariant_checker, self._cohorts.holders
         )
 
     def get_init_info(self) -> dict[str, Any]:
@@ -226,10 +226,17 @@ class LayeredScheduler(Scheduler):
                 return nothing
             with self._gate.offer(admission, waiting):
                 plan = super().get_new_batch_prefill(running_batch)
-            alone = admission.alone
             if admission.overtakes and plan.batch_to_run is not None:
                 self.layered_metrics.count("overtaking_cohorts")
-                self._cohorts.in_flight[0].delayed += admission.delay
+                for overtaken in self._cohorts.in_flight[:1]:
+                    overtaken.delayed += admission.delay
+            elif admission.overtakes and not self._cohorts.in_flight:
+                # Who would go before a long prompt's next chunk finds no KV slots, which the long one
+                # may be holding: it goes on.
+                admission = Admission((), admission.tokens, continues=True)
+                with self._gate.offer(admission, waiting):
+                    plan = super().get_new_batch_prefill(running_batch)
+            alone = admission.alone
         if plan.batch_to_run is None or alone or not self._admits_cohort(plan):
             return plan
         cohort = Cohort(plan.batch_to_run, self._num_layers, admitted_at=time.monotonic())

@@ -7,6 +7,7 @@ little, and no number of them moves it beyond ``limit``.
 from __future__ import annotations
 
 import math
+import sys
 from dataclasses import dataclass
 
 #: Share of a sample's logarithmic error that a factor takes over, and the most that an error counts
@@ -54,10 +55,10 @@ class OnlineCorrection:
             cohort_part: what the layer group adds to that prediction; 0 without one.
             exact: it is this iteration's own time; the margin learns from no other.
         """
-        if not (seconds > 0 and math.isfinite(seconds)) or decode_part + cohort_part <= 0:
-            return
         predicted = self.decode * decode_part + self.cohort * cohort_part
-        error = math.log(seconds / predicted)
+        if not (seconds > 0 and math.isfinite(seconds)) or predicted <= 0:
+            return
+        error = math.log(max(seconds / predicted, sys.float_info.min))
         # While the factors are far off, or where something stalled, an error is no spread.
         # What decode alone takes is nothing that the planner could shorten.
         if abs(error) < FIRST_OUTLIER and self.seen >= self.first and cohort_part > 0 and exact:
