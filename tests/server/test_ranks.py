@@ -157,5 +157,8 @@ def test_a_full_pool_between_two_layer_groups(two_ranks, wanted):
     before = settled(server)["restarted_cohorts"]
     for left in (20, 45, 60):
         check(fill_the_pool(server, left), wanted, TOLERANCE)
-    assert settled(server)["restarted_cohorts"] > before
+        if settled(server)["restarted_cohorts"] > before:
+            break
+    else:
+        pytest.fail("no cohort was restarted")
     two_ranks.expect_one_plan()
