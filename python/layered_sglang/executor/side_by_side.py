@@ -16,7 +16,6 @@ from sglang.srt.layers.logits_processor import LogitsProcessorOutput
 from sglang.srt.model_executor.forward_context import ForwardContext, forward_context
 from sglang.srt.model_executor.runner.base_cuda_graph_runner import freeze_gc
 from sglang.srt.model_executor.runner.decode_cuda_graph_runner import DecodeCudaGraphRunner
-from sglang.srt.model_executor.runner_utils.capture_mode import model_capture_mode
 
 from layered_sglang.executor.green_contexts import Lane, Partitioning
 from layered_sglang.moe import filling_multiprocessors
@@ -53,7 +52,6 @@ class PartitionedDecode(DecodeCudaGraphRunner):
         self.buffers.reset_index_buffers()
         with (
             freeze_gc(self.model_runner.server_args.enable_cudagraph_gc),
-            model_capture_mode(),
             filling_multiprocessors(self._lane.sms),
             graph_capture(stream=self._lane.stream) as context,
         ):
