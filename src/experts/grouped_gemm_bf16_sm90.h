@@ -20,8 +20,10 @@ enum class Activation : int {
 struct GroupedGemmArgs {
   // The plan's outputs.
   const int32_t* expert_offsets;  // [E + 1]
-  const int32_t* expert_counts;   // [E]
   const int32_t* sorted_rows;     // [rows]: flat pair, token * top_k + slot
+  // [E], 0 before the gate/up GEMM, which counts an expert's stored parts there: the down GEMM
+  // starts on experts that are complete while others are not.
+  int32_t* stored_parts;
   int32_t num_experts;
   int32_t num_rows;  // most rows that the plan can have: tokens * top_k
   int32_t num_tokens;
@@ -36,8 +38,9 @@ struct GroupedGemmTuning {
   // Stages that the second consumer warpgroup starts behind the first, so that one computes while
   // the other is in its epilogue. The ring of 4 stages has that many fewer to load ahead.
   int consumer_lag = 2;
-  // Weights are brought into the L2 this many stages before the ring loads them; 0: they are not.
-  int prefetch_stages = 0;
+  // The gate/up GEMM brings the weights of its blocks' first tasks, guessed, into the L2 before the
+  // plan is complete: this many stages of each.
+  int early_stages = 0;
 };
 
 struct GroupedGemmOptions {

@@ -39,8 +39,7 @@ cudaError_t launch(const CUtensorMap& weight_map, const CUtensorMap& token_map,
   int multiprocessors = 0;
   cudaError_t error = multiprocessor_count(&multiprocessors);
   if (error != cudaSuccess) return error;
-  const int bytes = shared_bytes(args.gemm.num_experts);
-  error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
+  error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kSharedBytes);
   if (error != cudaSuccess) return error;
 
   cudaLaunchAttribute attributes[2] = {};
@@ -53,7 +52,7 @@ cudaError_t launch(const CUtensorMap& weight_map, const CUtensorMap& token_map,
   cudaLaunchConfig_t config = {};
   config.gridDim = dim3(multiprocessors / kCluster * kCluster);
   config.blockDim = dim3(kThreads);
-  config.dynamicSmemBytes = bytes;
+  config.dynamicSmemBytes = kSharedBytes;
   config.stream = stream;
   config.attrs = attributes;
   config.numAttrs = 2;

@@ -84,6 +84,7 @@ __device__ __forceinline__ void fill_padding(const ExpertPlanArgs& args, int off
 template <int kItems>
 __global__ void __launch_bounds__(kMultiBlockThreads)
     expert_plan_place(ExpertPlanArgs args, int pairs_per_block, const int32_t* block_counts) {
+  cudaTriggerProgrammaticLaunchCompletion();
   __shared__ uint16_t warp_counts[kMultiBlockWarps * kMaxPlanExperts];
   __shared__ int base[kMaxPlanExperts];     // the next row of each expert for this block
   __shared__ int all[kMaxPlanExperts];      // pairs of each expert in all blocks
@@ -129,6 +130,7 @@ __global__ void __launch_bounds__(kMultiBlockThreads)
         if (thread < num_experts) {
           args.expert_offsets[thread] = offset;
           args.expert_counts[thread] = count;
+          if (args.cleared_counts != nullptr) args.cleared_counts[thread] = 0;
         }
         if (thread == 0) args.expert_offsets[num_experts] = total_rows;
       }
