@@ -21,6 +21,8 @@ inline constexpr int64_t kExpertHiddenMultiple = 8;  // 16-byte rows for the cop
 inline constexpr int64_t kExpertInterMultiple = 8;   // the same, of w2 and of the intermediate
 inline constexpr int64_t kMaxExpertTopK = 32;
 
+inline constexpr int kMaxColumnParts = 8;  // in which the down GEMM computes its columns
+
 enum class FusedExpertsPath : int {
   kAutomatic = 0,
   kGemv = 1,              // a warp per neuron and pair; no plan
@@ -51,7 +53,7 @@ inline constexpr int64_t kWorkspaceAlignment = 256;
 struct FusedExpertsWorkspace {
   int64_t expert_offsets;  // int32 [E + 1]
   int64_t expert_counts;   // int32 [E]
-  int64_t stored_parts;    // int32 [E]: how far the gate/up GEMM is
+  int64_t stored_parts;    // int32 [E + kMaxColumnParts]: how far the GEMMs are
   int64_t sorted_rows;     // int32 [pairs]
   int64_t inverse_rows;    // int32 [pairs]
   int64_t plan;            // the plan's own workspace
@@ -71,7 +73,7 @@ constexpr FusedExpertsWorkspace fused_experts_workspace(const FusedExpertsSizes&
   };
   at.expert_offsets = take((sizes.num_experts + 1) * 4);
   at.expert_counts = take(sizes.num_experts * 4);
-  at.stored_parts = take(sizes.num_experts * 4);
+  at.stored_parts = take((sizes.num_experts + kMaxColumnParts) * 4);
   at.sorted_rows = take(sizes.num_pairs() * 4);
   at.inverse_rows = take(sizes.num_pairs() * 4);
   at.plan = take(plan_bytes);

@@ -37,6 +37,11 @@ __global__ void __launch_bounds__(kMultiBlockThreads)
     if (expert < args.num_experts) atomicAdd(&histogram[expert], 1);
   }
   __syncthreads();
+  if (blockIdx.x == 0) {
+    for (int i = threadIdx.x; i < args.num_cleared; i += kMultiBlockThreads) {
+      args.cleared_counts[i] = 0;
+    }
+  }
   for (int e = threadIdx.x; e < args.num_experts; e += kMultiBlockThreads) {
     block_counts[blockIdx.x * args.num_experts + e] = histogram[e];
   }
@@ -130,7 +135,6 @@ __global__ void __launch_bounds__(kMultiBlockThreads)
         if (thread < num_experts) {
           args.expert_offsets[thread] = offset;
           args.expert_counts[thread] = count;
-          if (args.cleared_counts != nullptr) args.cleared_counts[thread] = 0;
         }
         if (thread == 0) args.expert_offsets[num_experts] = total_rows;
       }
