@@ -8,7 +8,6 @@ python=$(command -v "${PYTHON:-python3}")
 target=build/gpu-checks
 declare -A settings=(
   [t160]="MAX_TILE_TOKENS=160"
-  [box32]="TOKEN_BOX=32"
 )
 
 build() { # FOLDER SETTINGS TO

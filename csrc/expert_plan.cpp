@@ -42,17 +42,11 @@ ExpertPlanArgs expert_plan_args(const at::Tensor& topk_ids, int64_t num_experts,
   check_buffer("expert_counts", expert_counts, at::kInt, {num_experts}, device);
   check_buffer("sorted_rows", sorted_rows, at::kInt, {row_capacity}, device);
   check_buffer("inverse_rows", inverse_rows, at::kInt, topk_ids.sizes().vec(), device);
-  return {topk_ids.const_data_ptr<int32_t>(),
-          static_cast<int32_t>(topk_ids.numel()),
-          static_cast<int32_t>(num_experts),
-          static_cast<int32_t>(row_alignment),
-          static_cast<int32_t>(row_capacity),
-          expert_offsets.mutable_data_ptr<int32_t>(),
-          expert_counts.mutable_data_ptr<int32_t>(),
-          sorted_rows.mutable_data_ptr<int32_t>(),
-          inverse_rows.mutable_data_ptr<int32_t>(),
-          /*cleared_counts=*/nullptr,
-          /*num_cleared=*/0};
+  return {topk_ids.const_data_ptr<int32_t>(),        static_cast<int32_t>(topk_ids.numel()),
+          static_cast<int32_t>(num_experts),         static_cast<int32_t>(row_alignment),
+          static_cast<int32_t>(row_capacity),        expert_offsets.mutable_data_ptr<int32_t>(),
+          expert_counts.mutable_data_ptr<int32_t>(), sorted_rows.mutable_data_ptr<int32_t>(),
+          inverse_rows.mutable_data_ptr<int32_t>(),  /*cleared_counts=*/nullptr};
 }
 
 namespace {

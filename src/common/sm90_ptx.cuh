@@ -101,14 +101,6 @@ __device__ __forceinline__ void tensor_load_4d_multicast(uint32_t target, const 
       : "memory");
 }
 
-// Brings a box into the L2 without waiting for it and without shared memory.
-__device__ __forceinline__ void tensor_prefetch_4d(const CUtensorMap* map, int x, int y, int z,
-                                                   int w) {
-  asm volatile("cp.async.bulk.prefetch.tensor.4d.L2.global [%0, {%1, %2, %3, %4}];" ::"l"(map),
-               "r"(x), "r"(y), "r"(z), "r"(w)
-               : "memory");
-}
-
 // 16 bytes past the L1 cache.
 __device__ __forceinline__ void copy_async_16(uint32_t target, const void* source) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(target), "l"(source) : "memory");

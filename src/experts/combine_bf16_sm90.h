@@ -17,7 +17,6 @@ struct CombineArgs {
   int32_t top_k;
   int32_t hidden;               // a multiple of 8
   float routed_scaling_factor;  // of the sum over the slots
-  int32_t first_column;  // the kernel computes y from this column on; a multiple of 256, or 0
 };
 
 cudaError_t combine_bf16_sm90(const CombineArgs& args, bool overlap_launch, cudaStream_t stream);

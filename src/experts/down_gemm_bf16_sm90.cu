@@ -4,8 +4,7 @@ namespace layered_sglang {
 
 cudaError_t down_gemm_bf16_sm90(const GroupedGemmArgs& args, const __nv_bfloat16* intermediate,
                                 const __nv_bfloat16* w2, __nv_bfloat16* out,
-                                const CombineArgs& combine, const GroupedGemmOptions& options,
-                                cudaStream_t stream) {
+                                const GroupedGemmOptions& options, cudaStream_t stream) {
   using namespace grouped_gemm;
   CUtensorMap weight_map;
   cudaError_t error =
@@ -25,14 +24,11 @@ cudaError_t down_gemm_bf16_sm90(const GroupedGemmArgs& args, const __nv_bfloat16
   kernel_args.out = out;
   kernel_args.depth = args.inter;
   kernel_args.out_columns = args.hidden;
-  kernel_args.column_parts = options.tuning.column_parts;
-  kernel_args.num_weight_tiles =
-      (args.hidden + kTileWeightRows - 1) / kTileWeightRows / kernel_args.column_parts;
-  kernel_args.combine = combine;
+  kernel_args.num_weight_tiles = (args.hidden + kTileWeightRows - 1) / kTileWeightRows;
   kernel_args.parts_of_tile =
       (2 * args.inter + kTileWeightRows - 1) / kTileWeightRows * kConsumerWarps;
   kernel_args.stages = stage_count(args.num_experts);
-  kernel_args.tuning = options.tuning;
+  kernel_args.consumer_lag = consumer_lag(options);
   kernel_args.weight_policy = options.weights_once ? kEvictFirst : kEvictNormal;
   return options.cluster == 2
              ? launch<false, 2>(weight_map, token_map, kernel_args, options.overlap_launch, stream)

@@ -65,7 +65,6 @@ cudaError_t fused_experts_sm90(const FusedExpertsArgs& args, FusedExpertsPath pa
   plan.sorted_rows = reinterpret_cast<int32_t*>(base + at.sorted_rows);
   plan.inverse_rows = reinterpret_cast<int32_t*>(base + at.inverse_rows);
   plan.cleared_counts = reinterpret_cast<int32_t*>(base + at.stored_parts);
-  plan.num_cleared = plan.num_experts + kMaxColumnParts;
   cudaError_t error = expert_plan_sm90(plan, base + at.plan, stream);
   if (error != cudaSuccess) return error;
 
@@ -86,6 +85,9 @@ cudaError_t fused_experts_sm90(const FusedExpertsArgs& args, FusedExpertsPath pa
   options.weights_once = reads_weights_once(sizes);
   error = gate_up_gemm_bf16_sm90(gemm, args.x, args.w13, intermediate, options, stream);
   if (error != cudaSuccess) return error;
+  error = down_gemm_bf16_sm90(gemm, intermediate, args.w2, rows, options, stream);
+  if (error != cudaSuccess) return error;
+
   CombineArgs combine = {};
   combine.rows = rows;
   combine.inverse_rows = plan.inverse_rows;
@@ -95,10 +97,6 @@ cudaError_t fused_experts_sm90(const FusedExpertsArgs& args, FusedExpertsPath pa
   combine.top_k = gemm.top_k;
   combine.hidden = gemm.hidden;
   combine.routed_scaling_factor = args.routed_scaling_factor;
-  const int parts = options.tuning.column_parts;
-  combine.first_column = gemm.hidden / parts * (parts - 1);
-  error = down_gemm_bf16_sm90(gemm, intermediate, args.w2, rows, combine, options, stream);
-  if (error != cudaSuccess) return error;
   return combine_bf16_sm90(combine, options.overlap_launch, stream);
 }
 

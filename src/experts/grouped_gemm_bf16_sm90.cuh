@@ -6,8 +6,8 @@
 //
 // Warps of a block:
 //   0 ... 3  producers, which fill a ring of stages: weights with the copy engine, tokens with it,
-//            too (the down GEMM, whose rows are in order: warp 0 alone; the others combine), or
-//            gathered row by row with cp.async (the gate/up GEMM: all four);
+//            too (the down GEMM, whose rows are in order: warp 0 alone), or gathered row by row
+//            with cp.async (the gate/up GEMM: all four);
 //   4 ... 11 two warpgroups, 128 weight rows each: wgmma, then the epilogue from registers.
 // A stage is 64 of K. Every role walks the same tasks on its own, so none is handed over.
 #pragma once
@@ -18,7 +18,6 @@
 #include "common/sm90_ptx.cuh"
 #include "common/wgmma_bf16_sm90.cuh"
 #include "experts/activation.cuh"
-#include "experts/combine.cuh"
 #include "experts/grouped_gemm_bf16_sm90.h"
 #include "experts/token_tiles.h"
 
@@ -27,8 +26,8 @@ namespace layered_sglang::grouped_gemm {
 inline constexpr int kThreads = 384;
 inline constexpr int kProducerThreads = 128;
 inline constexpr int kConsumerWarps = 8;
-// A block starts with 168 registers for each of its threads (65536 / 384, a multiple of 8), and what
-// its warpgroups take must not be more: they would wait for it for ever.
+// A block starts with 168 registers for each of its threads (65536 / 384, a multiple of 8), and
+// what its warpgroups take must not be more: they would wait for it for ever.
 inline constexpr int kProducerRegisters = 56;
 inline constexpr int kConsumerRegisters = 224;
 static_assert(kProducerRegisters + 2 * kConsumerRegisters <= 3 * 168, "the block's registers");
@@ -43,10 +42,7 @@ inline constexpr int kWeightBytes = 2 * kHalfWeightBytes;
 inline constexpr int kTokenBytes = kMaxTileTokens * kRowBytes;
 inline constexpr int kStageBytes = kWeightBytes + kTokenBytes;
 inline constexpr int kStageAlignment = 1024;  // of the swizzle's pattern
-#ifndef LAYERED_SGLANG_TOKEN_BOX
-#define LAYERED_SGLANG_TOKEN_BOX 16
-#endif
-inline constexpr int kTokenBoxRows = LAYERED_SGLANG_TOKEN_BOX;  // of one copy of the intermediate
+inline constexpr int kTokenBoxRows = 16;      // of one tensor copy of the intermediate
 static_assert(kTokenBytes % (kTokenBoxRows * kRowBytes) == 0, "boxes must not leave the stage");
 static_assert(kStageBytes % kStageAlignment == 0, "each stage must be aligned");
 inline constexpr int kTransposeBytes = 512;  // two of them a consumer warp
@@ -67,13 +63,11 @@ struct KernelArgs {
   __nv_bfloat16* out;
   int depth;             // K
   int out_columns;       // row length of `out`
-  int num_weight_tiles;  // of an expert, in one part of the columns
-  int column_parts;
-  CombineArgs combine;  // down only
-  int parts_of_tile;    // down only: what the gate/up GEMM adds to stored_parts for a token tile
-  int stages;           // of the ring: stage_count
+  int num_weight_tiles;  // of an expert
+  int parts_of_tile;     // down only: what the gate/up GEMM adds to stored_parts for a token tile
+  int stages;            // of the ring: stage_count
   uint64_t weight_policy;
-  GroupedGemmTuning tuning;
+  int consumer_lag;
 };
 
 struct Task {
@@ -139,20 +133,14 @@ __device__ __forceinline__ void fill_table(const GroupedGemmArgs& gemm, const Ex
 
 // Read where it is needed: the registers are the consumers'.
 __device__ __forceinline__ int task_count(const ExpertTable& table, const KernelArgs& args) {
-  return table[args.gemm.num_experts].first_tile * args.num_weight_tiles * args.column_parts;
+  return table[args.gemm.num_experts].first_tile * args.num_weight_tiles;
 }
 
-// A whole warp calls it. In a part of the columns, tasks go expert by expert, and within one by
-// weight tile, so that the blocks that run at one time share weights and tokens in the L2.
-template <bool kGateUp, int kCluster>
+// A whole warp calls it. Tasks go expert by expert, and within one by weight tile, so that the
+// blocks that run at one time share weights and tokens in the L2.
+template <int kCluster>
 __device__ __forceinline__ Task find_task(const ExpertTable& table, const KernelArgs& args,
                                           int index) {
-  int part = 0;
-  if constexpr (!kGateUp) {
-    const int part_tasks = table[args.gemm.num_experts].first_tile * args.num_weight_tiles;
-    part = index / part_tasks;
-    index -= part * part_tasks;
-  }
   int experts_before = 0;
 #pragma unroll 1  // there are few registers for it
   for (int e = threadIdx.x % kWarpSize; e < args.gemm.num_experts; e += kWarpSize) {
@@ -165,7 +153,7 @@ __device__ __forceinline__ Task find_task(const ExpertTable& table, const Kernel
   const TaskPlace place = place_task(
       index - expert.first_tile * args.num_weight_tiles, next.first_tile - expert.first_tile,
       next.first_row - expert.first_row, kCluster, block_rank<kCluster>());
-  task.weight_tile = place.weight_tile + part * args.num_weight_tiles;
+  task.weight_tile = place.weight_tile;
   task.width = place.width;
   task.first_row = expert.first_row + place.first_row;
   task.rows = place.rows;
@@ -244,26 +232,6 @@ __device__ __forceinline__ void load_tokens(const CUtensorMap* map, const Shared
   }
 }
 
-// Before the plan is known: the weights that the block's first task has if the experts' rows are
-// evenly many.
-template <int kCluster>
-__device__ __forceinline__ void prefetch_first_weights(const CUtensorMap* map,
-                                                       const KernelArgs& args) {
-  const int rows = (args.gemm.num_rows + args.gemm.num_experts - 1) / args.gemm.num_experts;
-  const int tiles = task_tile_count(rows, kCluster);
-  const int index = static_cast<int>(blockIdx.x) / kCluster / tiles;
-  const int expert = index / args.num_weight_tiles;
-  if (expert >= args.gemm.num_experts) return;
-  const int weight_tile = index - expert * args.num_weight_tiles;
-  for (int k_block = 0; k_block < args.tuning.early_stages; ++k_block) {
-    for (int half = 0; half < 2; ++half) {
-      if (kCluster > 1 && half != block_rank<kCluster>()) continue;
-      ptx::tensor_prefetch_4d(map, k_block * kStageDepth, box_row<true>(weight_tile, half), 0,
-                              expert);
-    }
-  }
-}
-
 // Waits until the gate/up GEMM has stored the expert's rows.
 template <int kCluster>
 __device__ __forceinline__ void wait_for_rows(const ExpertTable& table, const KernelArgs& args,
@@ -289,12 +257,12 @@ __device__ __forceinline__ void run_copy_warp(const CUtensorMap* weight_map,
   RingPosition position;
   Task next = {};
   if (first_task<kCluster>() < task_count(table, args))
-    next = find_task<false, kCluster>(table, args, first_task<kCluster>());
+    next = find_task<kCluster>(table, args, first_task<kCluster>());
   for (int index = first_task<kCluster>(); index < task_count(table, args);
        index += task_step<kCluster>()) {
     const Task task = next;
     if (index + task_step<kCluster>() < task_count(table, args))
-      next = find_task<false, kCluster>(table, args, index + task_step<kCluster>());
+      next = find_task<kCluster>(table, args, index + task_step<kCluster>());
     const uint32_t bytes = kWeightBytes + token_boxes(task) * kTokenBoxRows * kRowBytes;
     for (int k_block = 0; k_block < k_blocks; ++k_block) {
       if (token_debt == args.stages) {
@@ -364,7 +332,7 @@ __device__ __forceinline__ void run_gather_warps(const CUtensorMap* weight_map,
   };
 
   if (first_task<kCluster>() >= task_count(table, args)) return;
-  Task task = find_task<true, kCluster>(table, args, first_task<kCluster>());
+  Task task = find_task<kCluster>(table, args, first_task<kCluster>());
   int pairs[kLoads];
   load_pairs(task, pairs);
   RingPosition position;
@@ -386,7 +354,7 @@ __device__ __forceinline__ void run_gather_warps(const CUtensorMap* weight_map,
     }
     // The next task's pairs are on their way while this one's rows are copied.
     if (index + task_step<kCluster>() < task_count(table, args)) {
-      task = find_task<true, kCluster>(table, args, index + task_step<kCluster>());
+      task = find_task<kCluster>(table, args, index + task_step<kCluster>());
       load_pairs(task, pairs);
     }
     for (int k_block = 0; k_block < k_blocks; ++k_block) {
@@ -534,35 +502,11 @@ __device__ __forceinline__ void release(const SharedLayout& shared, int stage) {
   }
 }
 
-// A warp's part of a task is stored. Who waits for it reads with the copy engine (down) or not.
-__device__ __forceinline__ void count_stored_part(int* counter) {
+// A warp's part of a task of `expert` is stored.
+__device__ __forceinline__ void count_stored_part(const KernelArgs& args, int expert) {
   ptx::fence_async_proxy_global();
   __syncwarp();
-  if (threadIdx.x % kWarpSize == 0) ptx::add_release(counter, 1);
-}
-
-__device__ __forceinline__ int* stored_columns(const KernelArgs& args, int part) {
-  return args.gemm.stored_parts + args.gemm.num_experts + part;
-}
-
-// The down GEMM's warps 1 ... 3: the combine of all column parts but the last, which the combine
-// kernel does.
-template <int kCluster>
-__device__ __forceinline__ void run_combine_warps(const ExpertTable& table,
-                                                  const KernelArgs& args) {
-  constexpr int kWarps = kProducerThreads / kWarpSize - 1;
-  constexpr int kSlotsAtOnce = 4;  // as many as there are registers for
-  const int chunks = args.gemm.hidden / 8 / args.column_parts;
-  const int stored = task_count(table, args) / args.column_parts * kCluster * kConsumerWarps;
-  for (int part = 0; part < args.column_parts - 1; ++part) {
-    while (ptx::load_acquire(stored_columns(args, part)) < stored) __nanosleep(1000);
-    for (int token = blockIdx.x * kWarps + threadIdx.x / kWarpSize - 1;
-         token < args.combine.num_tokens; token += gridDim.x * kWarps) {
-      for (int chunk = threadIdx.x % kWarpSize; chunk < chunks; chunk += kWarpSize) {
-        combine_chunk<kSlotsAtOnce>(args.combine, token, part * chunks + chunk, true);
-      }
-    }
-  }
+  if (threadIdx.x % kWarpSize == 0) ptx::add_release(args.gemm.stored_parts + expert, 1);
 }
 
 // A warpgroup's share of one task: 128 weight rows.
@@ -617,11 +561,7 @@ __device__ __forceinline__ void compute_task(const KernelArgs& args, const Share
   ptx::fence_async_proxy();
   __syncwarp();
   release<kCluster>(shared, last);
-  if (kGateUp) {
-    count_stored_part(args.gemm.stored_parts + task.expert);
-  } else if (args.column_parts > 1) {
-    count_stored_part(stored_columns(args, task.weight_tile / args.num_weight_tiles));
-  }
+  if (kGateUp) count_stored_part(args, task.expert);
 }
 
 template <bool kGateUp, int kCluster>
@@ -630,7 +570,7 @@ __device__ __forceinline__ void run_consumers(const KernelArgs& args, const Shar
   const int group = threadIdx.x / 128 - 1;
   // The second warpgroup starts late and stays behind: while one is in its epilogue the other keeps
   // the tensor cores busy.
-  const int lag = min(args.tuning.consumer_lag, args.stages - 1);
+  const int lag = min(args.consumer_lag, args.stages - 1);
   if (group == 1 && first_task<kCluster>() < task_count(table, args) && lag > 0 &&
       args.depth > lag * kStageDepth) {
     ptx::barrier_wait(shared.full_barrier(lag), 0);
@@ -638,8 +578,7 @@ __device__ __forceinline__ void run_consumers(const KernelArgs& args, const Shar
   RingPosition position;
   for (int index = first_task<kCluster>(); index < task_count(table, args);
        index += task_step<kCluster>()) {
-    const Task task = find_task<kGateUp, kCluster>(table, args, index);
-    if (args.tuning.consumer_lag < 0) ptx::named_barrier_sync(3, 256);
+    const Task task = find_task<kCluster>(table, args, index);
 #define LS_CASE(columns)                                                           \
   case columns / 8:                                                                \
     compute_task<kGateUp, kCluster, columns>(args, shared, task, group, position); \
@@ -693,7 +632,6 @@ __global__ void __launch_bounds__(kThreads, 1)
   // NOTE: the down GEMM reads the plan before it waits. That is safe because the gate/up GEMM lets
   // it start only after its own wait for the plan.
   if (kGateUp) {
-    if (threadIdx.x == 0) prefetch_first_weights<kCluster>(&weight_map, args);
     ptx::wait_for_previous_kernels();
   }
   ptx::launch_dependents();
@@ -706,8 +644,6 @@ __global__ void __launch_bounds__(kThreads, 1)
       run_gather_warps<kCluster>(&weight_map, args, shared, table);
     } else if (threadIdx.x < kWarpSize) {
       run_copy_warp<kCluster>(&weight_map, &token_map, args, shared, table);
-    } else {
-      run_combine_warps<kCluster>(table, args);
     }
   } else {
     ptx::raise_registers<kConsumerRegisters>();

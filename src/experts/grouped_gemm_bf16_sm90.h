@@ -9,8 +9,6 @@
 
 #include <cstdint>
 
-#include "experts/combine_bf16_sm90.h"
-
 namespace layered_sglang {
 
 // What becomes of a neuron's gate and up sums.
@@ -23,9 +21,8 @@ struct GroupedGemmArgs {
   // The plan's outputs.
   const int32_t* expert_offsets;  // [E + 1]
   const int32_t* sorted_rows;     // [rows]: flat pair, token * top_k + slot
-  // [E + kMaxColumnParts], 0 before the gate/up GEMM, which counts an expert's stored parts there:
-  // the down GEMM starts on experts that are complete while others are not. Behind them, the down
-  // GEMM counts the stored parts of its columns.
+  // [E], 0 before the gate/up GEMM, which counts an expert's stored parts there: the down GEMM
+  // starts on experts that are complete while others are not.
   int32_t* stored_parts;
   int32_t num_experts;
   int32_t num_rows;  // most rows that the plan can have: tokens * top_k
@@ -39,14 +36,9 @@ struct GroupedGemmArgs {
 // For measurements; results do not depend on it.
 struct GroupedGemmTuning {
   // Stages that the second consumer warpgroup starts behind the first, so that one computes while
-  // the other is in its epilogue. The ring of 4 stages has that many fewer to load ahead.
-  int consumer_lag = 2;
-  // The gate/up GEMM brings the weights of its blocks' first tasks, guessed, into the L2 before the
-  // plan is complete: this many stages of each.
-  int early_stages = 0;
-  // The down GEMM computes its columns in this many parts, one after the other, and combines all
-  // but the last beside the next; 1: it combines none. hidden must be a multiple of 256 times it.
-  int column_parts = 1;
+  // the other is in its epilogue. The ring of 4 stages has that many fewer to load ahead. -1:
+  // chosen.
+  int consumer_lag = -1;
 };
 
 struct GroupedGemmOptions {
@@ -63,10 +55,8 @@ cudaError_t gate_up_gemm_bf16_sm90(const GroupedGemmArgs& args, const __nv_bfloa
                                    const GroupedGemmOptions& options, cudaStream_t stream);
 
 // out [rows, hidden] = intermediate w2[expert]^T.   w2 [E, hidden, inter]
-//   combine: what the combine kernel takes, for the columns that it leaves (first_column)
 cudaError_t down_gemm_bf16_sm90(const GroupedGemmArgs& args, const __nv_bfloat16* intermediate,
                                 const __nv_bfloat16* w2, __nv_bfloat16* out,
-                                const CombineArgs& combine, const GroupedGemmOptions& options,
-                                cudaStream_t stream);
+                                const GroupedGemmOptions& options, cudaStream_t stream);
 
 }  // namespace layered_sglang

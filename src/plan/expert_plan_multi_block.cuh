@@ -37,12 +37,8 @@ __global__ void __launch_bounds__(kMultiBlockThreads)
     if (expert < args.num_experts) atomicAdd(&histogram[expert], 1);
   }
   __syncthreads();
-  if (blockIdx.x == 0) {
-    for (int i = threadIdx.x; i < args.num_cleared; i += kMultiBlockThreads) {
-      args.cleared_counts[i] = 0;
-    }
-  }
   for (int e = threadIdx.x; e < args.num_experts; e += kMultiBlockThreads) {
+    if (blockIdx.x == 0 && args.cleared_counts != nullptr) args.cleared_counts[e] = 0;
     block_counts[blockIdx.x * args.num_experts + e] = histogram[e];
   }
 }

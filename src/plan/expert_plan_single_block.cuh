@@ -54,9 +54,9 @@ __global__ void __launch_bounds__(kSingleBlockMaxThreads, 1)
     base[thread] = offset;
     args.expert_offsets[thread] = offset;
     args.expert_counts[thread] = count;
+    if (args.cleared_counts != nullptr) args.cleared_counts[thread] = 0;
   }
   if (thread == 0) args.expert_offsets[args.num_experts] = total_rows;
-  for (int i = thread; i < args.num_cleared; i += blockDim.x) args.cleared_counts[i] = 0;
   __syncthreads();
 
   // Scatter within shared memory, so that the rows leave in order and padded.
