@@ -4,7 +4,8 @@
 # grouped GEMMs. Arguments: the variants to build (default: all). PYTHON: the interpreter.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-python=$(command -v "${PYTHON:-python3}")
+# An absolute path: CMake ignores a relative one.
+python=$(realpath -s "$(command -v "${PYTHON:-python3}")")
 target=build/gpu-checks
 declare -A settings=(
   [t160]="MAX_TILE_TOKENS=160"

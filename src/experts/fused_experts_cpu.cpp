@@ -1,26 +1,12 @@
 #include "experts/fused_experts_cpu.h"
 
 #include <cmath>
-#include <cstring>
 #include <vector>
+
+#include "common/narrow_floats.h"
 
 namespace layered_sglang {
 namespace {
-
-float from_bf16(uint16_t bits) {
-  const uint32_t wide = static_cast<uint32_t>(bits) << 16;
-  float value;
-  std::memcpy(&value, &wide, sizeof(value));
-  return value;
-}
-
-// Rounds to nearest, ties to even; NaN stays NaN.
-uint16_t to_bf16(float value) {
-  uint32_t wide;
-  std::memcpy(&wide, &value, sizeof(wide));
-  if (std::isnan(value)) return static_cast<uint16_t>((wide >> 16) | 0x40);
-  return static_cast<uint16_t>((wide + 0x7fff + ((wide >> 16) & 1)) >> 16);
-}
 
 float dot(const uint16_t* a, const float* b, int64_t size) {
   float sum = 0.0f;

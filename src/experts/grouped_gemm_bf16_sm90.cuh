@@ -67,7 +67,7 @@ struct KernelArgs {
   int parts_of_tile;     // down only: what the gate/up GEMM adds to stored_parts for a token tile
   int stages;            // of the ring: stage_count
   uint64_t weight_policy;
-  int consumer_lag;
+  GroupedGemmTuning tuning;
 };
 
 struct Task {
@@ -570,7 +570,7 @@ __device__ __forceinline__ void run_consumers(const KernelArgs& args, const Shar
   const int group = threadIdx.x / 128 - 1;
   // The second warpgroup starts late and stays behind: while one is in its epilogue the other keeps
   // the tensor cores busy.
-  const int lag = min(args.consumer_lag, args.stages - 1);
+  const int lag = min(args.tuning.consumer_lag, args.stages - 1);
   if (group == 1 && first_task<kCluster>() < task_count(table, args) && lag > 0 &&
       args.depth > lag * kStageDepth) {
     ptx::barrier_wait(shared.full_barrier(lag), 0);

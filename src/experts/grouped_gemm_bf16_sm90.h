@@ -39,6 +39,9 @@ struct GroupedGemmTuning {
   // the other is in its epilogue. The ring of 4 stages has that many fewer to load ahead. -1:
   // chosen.
   int consumer_lag = -1;
+  // Multiprocessors that the persistent grids fill; 0: all of the device. For a stream that may use
+  // only some of them.
+  int multiprocessors = 0;
 };
 
 struct GroupedGemmOptions {

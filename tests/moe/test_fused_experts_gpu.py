@@ -161,6 +161,18 @@ def test_calls_follow_one_another_in_one_workspace() -> None:
         assert all(torch.equal(*pair) for pair in zip(outs, expected, strict=True))
 
 
+@pytest.mark.parametrize("multiprocessors", [1, 40, 1000])
+def test_grids_of_fewer_multiprocessors_give_the_same(multiprocessors: int) -> None:
+    layer = random_layer(QWEN, skewed(3000, 8, 128), "cuda")
+    for path in ("gemm", "gemm_pairs"):
+        expected = fused_experts(*layer, path=path)
+        torch.ops.layered_sglang.limit_multiprocessors(multiprocessors)
+        try:
+            assert torch.equal(fused_experts(*layer, path=path), expected)
+        finally:
+            torch.ops.layered_sglang.limit_multiprocessors(0)
+
+
 @pytest.mark.parametrize("path", PATHS)
 def test_scales_and_writes_over_its_input(path: str) -> None:
     layer = random_layer(SMALL, with_invalid(uniform_ids(300, SMALL), [-1]), "cuda")

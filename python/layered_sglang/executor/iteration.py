@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
+from sglang.srt.model_executor.forward_batch_info import ForwardMode
 
 from layered_sglang.executor.architectures import Architecture
 from layered_sglang.executor.cohort_state import CarriedRows, CohortState
@@ -60,6 +61,11 @@ class LayerGroupExecutor:
     def graph_rows(self) -> int:
         """Active layer groups of up to this many rows replay graphs; 0: none do."""
         return 0 if self._merged_graphs is None else self._merged_graphs.sizes[-1]
+
+    @property
+    def decode_sizes(self) -> tuple[int, ...]:
+        """Batch sizes that decode replays graphs of, ascending; empty without graphs."""
+        return () if self._decode_graphs is None else tuple(self._decode_graphs.capture_bs)
 
     @property
     def decode_graphs(self) -> bool:
@@ -158,7 +164,8 @@ class LayerGroupExecutor:
             rows = None
             if carried is not None and before is not None:
                 rows = CarriedRows.cat(carried, before)
-            return self.model.run(layers, merge_inputs(cohort, decode), rows, self.attention)
+            merged = merge_inputs(cohort, decode, self.model.architecture.latent)
+            return self.model.run(layers, merged, rows, self.attention)
         finally:
             self.attention.set_rows(None, None)
 
@@ -174,14 +181,21 @@ class LayerGroupExecutor:
         return self.model.logits(cohort, out)
 
 
-def merge_inputs(cohort: ForwardBatch, decode: ForwardBatch) -> ForwardBatch:
+def merge_inputs(
+    cohort: ForwardBatch, decode: ForwardBatch, as_decode: bool = False
+) -> ForwardBatch:
     """Inputs of the active layer group: cohort rows first, decode rows behind them.
 
     Layers read these per-token fields; what is per request stays with the two parts, which attention
     reads (:class:`MixedAttention`).
+
+    Args:
+        as_decode: tell the layers that all rows decode, so that latent attention projects all of them
+            for keys as the cache has them. Attention itself is told of each part what it is.
     """
     merged = dataclasses.replace(
         cohort,
+        forward_mode=ForwardMode.DECODE if as_decode else cohort.forward_mode,
         input_ids=torch.cat((cohort.input_ids, decode.input_ids)),
         positions=torch.cat((cohort.positions, decode.positions)),
         out_cache_loc=torch.cat((cohort.out_cache_loc, decode.out_cache_loc)),

@@ -9,15 +9,25 @@ from sglang.srt.model_executor.forward_batch_info import ForwardBatch
 from sglang.srt.model_executor.model_runner import ModelRunner, ModelRunnerOutput
 from sglang.srt.model_executor.runner.decode_cuda_graph_runner import DecodeCudaGraphRunner
 from sglang.srt.model_executor.runner_backend.full_cuda_graph_backend import FullCudaGraphBackend
+from sglang.srt.utils.nvtx_utils import profile_range
 
 from layered_sglang.executor.architectures import architecture_of
 from layered_sglang.executor.iteration import LayerGroupExecutor
 from layered_sglang.hooks.cohort import LayerGroupStep
+from layered_sglang.hooks.kv_budget import BudgetedKVCacheConfigurator, needs_of
 from layered_sglang.hooks.server_args import layered_config
 
 
 class LayeredModelRunner(ModelRunner):
     """Forward batches that carry a ``layer_group_step`` go to the executor, all others to SGLang."""
+
+    kv_cache_configurator: Any  # SGLang's, then ours
+
+    def init_kv_cache_configurator(self) -> None:
+        super().init_kv_cache_configurator()
+        self.kv_cache_configurator = BudgetedKVCacheConfigurator.extend(
+            self.kv_cache_configurator, needs_of(self)
+        )
 
     def init_attention_backends(self) -> None:
         super().init_attention_backends()
@@ -38,6 +48,11 @@ class LayeredModelRunner(ModelRunner):
             gigabytes = (free - torch.cuda.mem_get_info()[0]) / 2**30
             self.graphs_text = f"{text} ({gigabytes:.1f} GiB)"
 
+    def describe_memory(self) -> str:
+        """What was taken from the KV cache's share, and the cache, for the start-up banner."""
+        taken = self.kv_cache_configurator.describe()
+        return f"{taken}; KV cache of {self.max_total_num_tokens} tokens"
+
     def describe_experts(self) -> str:
         """What computes the experts, for the start-up banner (``hooks/moe_runner.py`` says it)."""
         return self.experts_text
@@ -50,7 +65,8 @@ class LayeredModelRunner(ModelRunner):
             return super()._forward_raw(forward_batch, *args, **kwargs)
         state = step.cohort.state
         decode = None if forward_batch is state.forward_batch else forward_batch
-        logits = self.layer_groups.run(decode, state, step.layers, self._publish_tables_read)
+        with profile_range(f"layer_group{step.layers} tokens={step.cohort.tokens}"):
+            logits = self.layer_groups.run(decode, state, step.layers, self._publish_tables_read)
         if decode is None:
             return ModelRunnerOutput(logits_output=logits.cohort, can_run_graph=False)
         output = ModelRunnerOutput(logits_output=logits.decode, can_run_graph=False)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import torch
 
+from .fused_experts_fp8_layout import check_fused_experts_fp8_input
 from .fused_experts_layout import check_fused_experts_input
 from .plan_layout import check_plan_input, padded_row_capacity
 
@@ -68,3 +69,38 @@ def _fused_experts_out(
     routed_scaling_factor: float = 1.0,
 ) -> None:
     check_fused_experts_input(x, w13, w2, topk_weights, topk_ids, activation, path)
+
+
+@torch.library.register_fake("layered_sglang::fused_experts_fp8")
+def _fused_experts_fp8(
+    x: torch.Tensor,
+    w13: torch.Tensor,
+    w13_scale_inv: torch.Tensor,
+    w2: torch.Tensor,
+    w2_scale_inv: torch.Tensor,
+    topk_weights: torch.Tensor,
+    topk_ids: torch.Tensor,
+    activation: str = "silu",
+    routed_scaling_factor: float = 1.0,
+) -> torch.Tensor:
+    weights = (w13, w13_scale_inv, w2, w2_scale_inv)
+    check_fused_experts_fp8_input(x, *weights, topk_weights, topk_ids, activation)
+    return torch.empty_like(x)
+
+
+@torch.library.register_fake("layered_sglang::fused_experts_fp8_out")
+def _fused_experts_fp8_out(
+    x: torch.Tensor,
+    w13: torch.Tensor,
+    w13_scale_inv: torch.Tensor,
+    w2: torch.Tensor,
+    w2_scale_inv: torch.Tensor,
+    topk_weights: torch.Tensor,
+    topk_ids: torch.Tensor,
+    y: torch.Tensor,
+    workspace: torch.Tensor | None = None,
+    activation: str = "silu",
+    routed_scaling_factor: float = 1.0,
+) -> None:
+    weights = (w13, w13_scale_inv, w2, w2_scale_inv)
+    check_fused_experts_fp8_input(x, *weights, topk_weights, topk_ids, activation)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from .fp8 import dequantise_blocks, dequantise_groups, quantise_groups
 from .plan_layout import ExpertPlan, check_plan_input, padded_row_capacity
 
 
@@ -93,6 +94,56 @@ def fused_experts_fp32(
         neurons = (gate * up).to(x.dtype).float()
         rows = (neurons @ w2[expert].float().T) * topk_weights[token, slot, None]
         y.index_add_(0, token, rows)
+    return y * routed_scaling_factor
+
+
+def fused_experts_fp8_reference(
+    x: torch.Tensor,
+    w13: torch.Tensor,
+    w13_scale_inv: torch.Tensor,
+    w2: torch.Tensor,
+    w2_scale_inv: torch.Tensor,
+    topk_weights: torch.Tensor,
+    topk_ids: torch.Tensor,
+    activation: str = "silu",
+    routed_scaling_factor: float = 1.0,
+) -> torch.Tensor:
+    """What `layered_sglang.moe.fused_experts_fp8` computes, rounded to x's dtype at the end."""
+    weights = (w13, w13_scale_inv, w2, w2_scale_inv)
+    return fused_experts_fp8_fp32(
+        x, *weights, topk_weights, topk_ids, activation, routed_scaling_factor
+    ).to(x.dtype)
+
+
+def fused_experts_fp8_fp32(
+    x: torch.Tensor,
+    w13: torch.Tensor,
+    w13_scale_inv: torch.Tensor,
+    w2: torch.Tensor,
+    w2_scale_inv: torch.Tensor,
+    topk_weights: torch.Tensor,
+    topk_ids: torch.Tensor,
+    activation: str = "silu",
+    routed_scaling_factor: float = 1.0,
+) -> torch.Tensor:
+    """The fp8 reference's fp32 [tokens, hidden], to measure errors against.
+
+    x and the intermediate are quantised; everything else is fp32, on dequantised values. One
+    expert at a time. It reads the routing on the host.
+    """
+    num_experts, inter = w2.shape[0], w2.shape[2]
+    rounded_x = dequantise_groups(*quantise_groups(x))
+    y = torch.zeros(x.shape, dtype=torch.float32, device=x.device)
+    for expert in topk_ids.unique().tolist():
+        if not 0 <= expert < num_experts:
+            continue
+        token, slot = (topk_ids == expert).nonzero(as_tuple=True)
+        gate_up = rounded_x[token] @ dequantise_blocks(w13[expert], w13_scale_inv[expert]).T
+        gate, up = gate_up.split(inter, dim=1)
+        gate = gate if activation == "bilinear" else torch.nn.functional.silu(gate)
+        neurons = dequantise_groups(*quantise_groups(gate * up))
+        rows = neurons @ dequantise_blocks(w2[expert], w2_scale_inv[expert]).T
+        y.index_add_(0, token, rows * topk_weights[token, slot, None])
     return y * routed_scaling_factor
 
 

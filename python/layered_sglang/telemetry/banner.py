@@ -36,6 +36,7 @@ def banner(config: LayeredConfig, scheduler_info: dict[str, Any], kernels: str) 
         "execution": f"merged, attention {info['attention']}, overlap "
         f"{'on' if info['overlap'] else 'off'}",
         "layer graphs": info["graphs"],
+        "memory": info["memory"],
         "experts": info["experts"],
         "operators": kernels,
     }
