@@ -28,6 +28,7 @@ SHAPES = [
     Shape(8, 2, 4096, 1792),  # Mixtral, an eighth
     Shape(4, 2, 520, 328),  # inter a multiple of 8 only: gate's tail must not reach into up
     Shape(5, 3, 72, 48),  # less than one tile, and one block of K, everywhere
+    Shape(512, 4, 512, 64),  # so many experts that their table takes a stage of the ring
 ]
 SMALL = Shape(16, 4, 512, 256)
 GUARD = 256  # bytes on either side of a buffer
@@ -83,8 +84,8 @@ ROUTINGS = {
     "invalid ids": with_invalid(uniform_ids(300, SMALL), [-1, 16, 1 << 30, -(1 << 31)]),
     "skewed": skewed(2000, 4, 16),
     "duplicates in a row": uniform_ids(300, SMALL)[:, :1].repeat(1, 4).contiguous(),
-    # A tile holds up to 160 rows; 64 is where its widths become finer.
-    "counts at tiles": with_counts([15, 16, 17, 63, 64, 65, 72, 73, 159, 160, 161, 319, 320, 321, 0, 1]),
+    # A tile holds up to 192 rows; 64 is where its widths become finer.
+    "counts at tiles": with_counts([15, 16, 17, 63, 64, 65, 72, 73, 191, 192, 193, 383, 384, 385, 0, 1]),
 }  # fmt: skip
 
 
@@ -109,7 +110,7 @@ def test_prefill(tokens: int, path: str) -> None:
 
 
 @pytest.mark.parametrize("path", PATHS)
-@pytest.mark.parametrize("width", range(8, 161, 8))
+@pytest.mark.parametrize("width", range(8, 193, 8))
 def test_every_tile_width_is_exact_on_integers(width: int, path: str) -> None:
     shape = Shape(3, 1, 256, 128)
     layer = integer_layer(shape, with_counts([width, width - 1, width - 7]), "cuda")
