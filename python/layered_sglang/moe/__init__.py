@@ -1,7 +1,7 @@
 """The expert operators and their PyTorch references. Imports torch, never SGLang."""
 
 from .fused_experts import fused_experts, fused_experts_workspace_bytes
-from .fused_experts_fp8 import fused_experts_fp8
+from .fused_experts_fp8 import fused_experts_fp8, fused_experts_fp8_workspace_bytes
 from .library import NativeStatus, native_status
 from .plan import expert_plan
 from .plan_layout import ExpertPlan, padded_row_capacity
@@ -12,6 +12,7 @@ __all__ = [
     "expert_plan",
     "fused_experts",
     "fused_experts_fp8",
+    "fused_experts_fp8_workspace_bytes",
     "fused_experts_workspace_bytes",
     "native_status",
     "padded_row_capacity",
