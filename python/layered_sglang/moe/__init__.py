@@ -5,7 +5,7 @@ from .fused_experts import (
     fused_experts,
     fused_experts_workspace_bytes,
 )
-from .fused_experts_fp8 import fused_experts_fp8
+from .fused_experts_fp8 import fused_experts_fp8, fused_experts_fp8_workspace_bytes
 from .library import NativeStatus, native_status
 from .plan import expert_plan
 from .plan_layout import ExpertPlan, padded_row_capacity
@@ -17,6 +17,7 @@ __all__ = [
     "filling_multiprocessors",
     "fused_experts",
     "fused_experts_fp8",
+    "fused_experts_fp8_workspace_bytes",
     "fused_experts_workspace_bytes",
     "native_status",
     "padded_row_capacity",
