@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -13,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 START_SECONDS = 300
+#: Where free ports are looked for.
+PORTS = (12_000, 32_000)
 LOG_LINES = 25
 #: SGLang's last line of its start-up, after its own warm-up request.
 READY = "ready to roll"
@@ -86,10 +89,16 @@ def running_server(
 
 
 def free_port() -> int:
-    """A port of this machine that nobody listens on now."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
+    """A port of this machine that nobody listens on now.
+
+    Below those that the system gives to outgoing connections: one of those could take it while the
+    server still loads.
+    """
+    while True:
+        port = random.SystemRandom().randrange(*PORTS)
+        with socket.socket() as listener, suppress(OSError):
+            listener.bind(("127.0.0.1", port))
+            return port
 
 
 def _wait_ready(server: Server, progress: Callable[[float], None], start_seconds: float) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -18,6 +17,7 @@ from typing import Any
 import aiohttp
 import processes
 import requests
+from layered_sglang.local_server import free_port as free_port
 
 START_SECONDS = 300
 
@@ -74,12 +74,6 @@ class Server:
                 name += ":" + line.split('kind="')[1].split('"')[0]
             values[name] = values.get(name, 0) + value
         return values
-
-
-def free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
 
 
 def layered_command(model: Path | str, port: int, *flags: str) -> list[str]:
