@@ -6,8 +6,8 @@
 //
 // Warps of a block:
 //   0 ... 3  producers, which fill a ring of stages: weights with the copy engine, tokens with it,
-//            too (the down GEMM, whose rows are in order), or gathered row by row with cp.async
-//            (the gate/up GEMM);
+//            too (the down GEMM, whose rows are in order: warp 0 alone), or gathered row by row
+//            with cp.async (the gate/up GEMM: all four);
 //   4 ... 11 two warpgroups, 128 weight rows each: wgmma, then the epilogue from registers.
 // A stage is 64 of K. Every role walks the same tasks on its own, so none is handed over.
 #pragma once
@@ -223,6 +223,15 @@ __device__ __forceinline__ int token_boxes(const Task& task) {
   return (task.width + kTokenBoxRows - 1) / kTokenBoxRows;
 }
 
+__device__ __forceinline__ void load_tokens(const CUtensorMap* map, const SharedLayout& shared,
+                                            const Task& task, int stage, int k_block) {
+  for (int box = 0; box < token_boxes(task); ++box) {
+    ptx::tensor_load_2d(shared.tokens(stage) + box * kTokenBoxRows * kRowBytes, map,
+                        shared.full_barrier(stage), k_block * kStageDepth,
+                        task.first_row + box * kTokenBoxRows);
+  }
+}
+
 // Waits until the gate/up GEMM has stored the expert's rows.
 template <int kCluster>
 __device__ __forceinline__ void wait_for_rows(const ExpertTable& table, const KernelArgs& args,
@@ -234,60 +243,54 @@ __device__ __forceinline__ void wait_for_rows(const ExpertTable& table, const Ke
   ptx::fence_async_proxy_global();
 }
 
-// The down GEMM's producers. One thread takes some 200 cycles for each copy that it issues, so the
-// weights are warp 0's, which does not wait for the gate/up GEMM, and a token tile's boxes are
-// divided among warps 1 ... 3. A warp's lanes walk the tasks, one issues the copies.
+// The down GEMM's producer: warp 0. All its lanes walk the tasks, one issues the copies.
 template <int kCluster>
-__device__ __forceinline__ void run_weight_warp(const CUtensorMap* map, const KernelArgs& args,
-                                                const SharedLayout& shared,
-                                                const ExpertTable& table) {
+__device__ __forceinline__ void run_copy_warp(const CUtensorMap* weight_map,
+                                              const CUtensorMap* token_map, const KernelArgs& args,
+                                              const SharedLayout& shared,
+                                              const ExpertTable& table) {
   const int k_blocks = (args.depth + kStageDepth - 1) / kStageDepth;
+  const bool issues = threadIdx.x == 0;
+  // The weights do not depend on the gate/up GEMM, so those of the first stages are under way
+  // before it has stored the first rows.
+  int token_debt = args.stages;
   RingPosition position;
+  Task next = {};
+  if (first_task<kCluster>() < task_count(table, args))
+    next = find_task<kCluster>(table, args, first_task<kCluster>());
   for (int index = first_task<kCluster>(); index < task_count(table, args);
        index += task_step<kCluster>()) {
-    const Task task = find_task<kCluster>(table, args, index);
+    const Task task = next;
+    if (index + task_step<kCluster>() < task_count(table, args))
+      next = find_task<kCluster>(table, args, index + task_step<kCluster>());
     const uint32_t bytes = kWeightBytes + token_boxes(task) * kTokenBoxRows * kRowBytes;
     for (int k_block = 0; k_block < k_blocks; ++k_block) {
-      if (threadIdx.x == 0) {
-        const uint32_t full = shared.full_barrier(position.stage);
-        ptx::barrier_wait(shared.empty_barrier(position.stage), position.round ^ 1);
-        ptx::barrier_arrive_expect_bytes(full, bytes);
-        load_weights<false, kCluster>(map, shared, task, position.stage, k_block,
-                                      args.weight_policy);
+      if (token_debt == args.stages) {
+        const int early = min(args.stages, k_blocks);
+        if (issues) {
+          for (int i = 0; i < early; ++i) {
+            ptx::barrier_arrive_expect_bytes(shared.full_barrier(i), bytes);
+            load_weights<false, kCluster>(weight_map, shared, task, i, i, args.weight_policy);
+          }
+        }
+        token_debt = early;
       }
+      if (issues) {
+        if (token_debt == 0) {
+          ptx::barrier_wait(shared.empty_barrier(position.stage), position.round ^ 1);
+          ptx::barrier_arrive_expect_bytes(shared.full_barrier(position.stage), bytes);
+          load_weights<false, kCluster>(weight_map, shared, task, position.stage, k_block,
+                                        args.weight_policy);
+        }
+        if (k_block == 0) wait_for_rows<kCluster>(table, args, task.expert);
+        load_tokens(token_map, shared, task, position.stage, k_block);
+      }
+      token_debt = max(token_debt - 1, 0);
       position.advance(args.stages);
     }
   }
   // Also without a task: this kernel must not end before the previous one.
   ptx::wait_for_previous_kernels();
-}
-
-template <int kCluster>
-__device__ __forceinline__ void run_token_warp(const CUtensorMap* map, const KernelArgs& args,
-                                               const SharedLayout& shared,
-                                               const ExpertTable& table) {
-  constexpr int kWarps = kProducerThreads / kWarpSize - 1;
-  const int first_box = threadIdx.x / kWarpSize - 1;
-  const int k_blocks = (args.depth + kStageDepth - 1) / kStageDepth;
-  RingPosition position;
-  for (int index = first_task<kCluster>(); index < task_count(table, args);
-       index += task_step<kCluster>()) {
-    const Task task = find_task<kCluster>(table, args, index);
-    const int boxes = token_boxes(task);
-    if (threadIdx.x % kWarpSize == 0) wait_for_rows<kCluster>(table, args, task.expert);
-    for (int k_block = 0; k_block < k_blocks; ++k_block) {
-      if (threadIdx.x % kWarpSize == 0) {
-        ptx::barrier_wait(shared.empty_barrier(position.stage), position.round ^ 1);
-        for (int box = first_box; box < boxes; box += kWarps) {
-          // NOTE: may be counted before the weights' thread has said how many bytes to expect.
-          ptx::tensor_load_2d(shared.tokens(position.stage) + box * kTokenBoxRows * kRowBytes, map,
-                              shared.full_barrier(position.stage), k_block * kStageDepth,
-                              task.first_row + box * kTokenBoxRows);
-        }
-      }
-      position.advance(args.stages);
-    }
-  }
 }
 
 // Place of a row's 16-byte chunk under the swizzle, in bytes from the first row.
@@ -640,9 +643,7 @@ __global__ void __launch_bounds__(kThreads, 1)
     if constexpr (kGateUp) {
       run_gather_warps<kCluster>(&weight_map, args, shared, table);
     } else if (threadIdx.x < kWarpSize) {
-      run_weight_warp<kCluster>(&weight_map, args, shared, table);
-    } else {
-      run_token_warp<kCluster>(&token_map, args, shared, table);
+      run_copy_warp<kCluster>(&weight_map, &token_map, args, shared, table);
     }
   } else {
     ptx::raise_registers<kConsumerRegisters>();
