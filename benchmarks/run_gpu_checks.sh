@@ -9,6 +9,7 @@
 #     variants    the GPU tests of the experts on each of PREBUILT/variants
 #     sweep       bench_grouped_gemm with several tunings, of the default build and of each variant
 #     bench       bench_fused_moe.py: whole layers against SGLang's Triton and torch._grouped_mm
+#     fp8         bench_fused_moe_fp8.py: a layer in fp8 against SGLang's Triton and our bf16 one
 #     plan        bench_expert_plan.py and its microbenchmark
 #     ncu         tensor pipe, shared memory, L2 and stalls of the two GEMMs at 4096 tokens
 #     serve       a server with --moe-kernels sglang, then layered (needs SGLang; 8 minutes)
@@ -54,7 +55,8 @@ clocks() {
 
 run_tests() {
   step "GPU tests" tests.log 400 "$python" -m pytest -m gpu -q -p no:cacheprovider \
-    tests/moe/test_expert_plan_gpu.py tests/moe/test_fused_experts_gpu.py
+    tests/moe/test_expert_plan_gpu.py tests/moe/test_fused_experts_gpu.py \
+    tests/moe/test_fused_experts_fp8_gpu.py
   tail -n 3 "$out/tests.log"
 }
 
@@ -116,6 +118,13 @@ run_bench() {
     benchmarks/kernel/bench_fused_moe.py --suite --seconds $((${BENCH_SECONDS:-330} - 40)) \
     --paths $paths --csv "$out/bench.csv"
   cat "$out/bench.log"
+}
+
+run_fp8() {
+  step "fp8 layer benchmark" fp8.log "${FP8_SECONDS:-180}" "$python" \
+    benchmarks/kernel/bench_fused_moe_fp8.py --seconds $((${FP8_SECONDS:-180} - 40)) \
+    --csv "$out/fp8.csv"
+  cat "$out/fp8.log"
 }
 
 run_plan() {

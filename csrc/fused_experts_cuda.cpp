@@ -33,12 +33,6 @@ const __nv_bfloat16* bf16(const at::Tensor& tensor) {
   return static_cast<const __nv_bfloat16*>(tensor.const_data_ptr());
 }
 
-void check_alignment(const char* name, const at::Tensor& tensor, uintptr_t alignment) {
-  const auto address = reinterpret_cast<uintptr_t>(tensor.const_data_ptr());
-  TORCH_CHECK_VALUE(address % alignment == 0, name, ": expected an address aligned to ", alignment,
-                    " bytes, got a remainder of ", address % alignment);
-}
-
 void fused_experts_out_on_cuda(const at::Tensor& x, const at::Tensor& w13, const at::Tensor& w2,
                                const at::Tensor& topk_weights, const at::Tensor& topk_ids,
                                const at::Tensor& y, const std::optional<at::Tensor>& workspace,

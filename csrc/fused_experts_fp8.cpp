@@ -28,7 +28,9 @@ void fused_experts_fp8_out_on_cpu(const at::Tensor& x, const at::Tensor& w13,
                                   const at::Tensor& w2_scale_inv, const at::Tensor& topk_weights,
                                   const at::Tensor& topk_ids, const at::Tensor& y,
                                   const std::optional<at::Tensor>& /*workspace*/,
-                                  c10::string_view activation, double routed_scaling_factor) {
+                                  c10::string_view activation, c10::string_view path,
+                                  double routed_scaling_factor) {
+  fused_experts_fp8_path(path);
   const FusedExpertsSizes sizes =
       check_fused_experts_fp8(x, {w13, w13_scale_inv, w2, w2_scale_inv}, topk_weights, topk_ids);
   check_buffer("y", y, at::kBFloat16, x.sizes().vec(), x.device());
@@ -44,10 +46,10 @@ at::Tensor fused_experts_fp8_on_cpu(const at::Tensor& x, const at::Tensor& w13,
                                     const at::Tensor& w13_scale_inv, const at::Tensor& w2,
                                     const at::Tensor& w2_scale_inv, const at::Tensor& topk_weights,
                                     const at::Tensor& topk_ids, c10::string_view activation,
-                                    double routed_scaling_factor) {
+                                    c10::string_view path, double routed_scaling_factor) {
   const at::Tensor y = at::empty_like(x);
   fused_experts_fp8_out_on_cpu(x, w13, w13_scale_inv, w2, w2_scale_inv, topk_weights, topk_ids, y,
-                               std::nullopt, activation, routed_scaling_factor);
+                               std::nullopt, activation, path, routed_scaling_factor);
   return y;
 }
 
@@ -93,19 +95,27 @@ FusedExpertsSizes check_fused_experts_fp8(const at::Tensor& x, const Fp8Weights&
   return sizes;
 }
 
+FusedExpertsFp8Path fused_experts_fp8_path(std::string_view name) {
+  if (name == "auto") return FusedExpertsFp8Path::kAutomatic;
+  if (name == "narrow") return FusedExpertsFp8Path::kNarrow;
+  TORCH_CHECK_VALUE(name == "wide", "path: expected auto, narrow or wide, got ", name);
+  return FusedExpertsFp8Path::kWide;
+}
+
 }  // namespace layered_sglang
 
 TORCH_LIBRARY_FRAGMENT(layered_sglang, m) {
   m.def(
       "fused_experts_fp8(Tensor x, Tensor w13, Tensor w13_scale_inv, Tensor w2,"
       " Tensor w2_scale_inv, Tensor topk_weights, Tensor topk_ids, str activation=\"silu\","
-      " float routed_scaling_factor=1.0) -> Tensor");
-  // The same into the caller's buffer, which may be x itself. The CPU code needs no workspace.
+      " str path=\"auto\", float routed_scaling_factor=1.0) -> Tensor");
+  // The same into the caller's buffer, which may be x itself. workspace: uint8, at least
+  // fused_experts_fp8_workspace_bytes; without one, torch's allocator gives one for the call.
   m.def(
       "fused_experts_fp8_out(Tensor x, Tensor w13, Tensor w13_scale_inv, Tensor w2,"
       " Tensor w2_scale_inv, Tensor topk_weights, Tensor topk_ids, Tensor(a!) y,"
       " Tensor(b!)? workspace=None, str activation=\"silu\","
-      " float routed_scaling_factor=1.0) -> ()");
+      " str path=\"auto\", float routed_scaling_factor=1.0) -> ()");
 }
 
 TORCH_LIBRARY_IMPL(layered_sglang, CPU, m) {

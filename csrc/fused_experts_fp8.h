@@ -3,6 +3,8 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <string_view>
+
 #include "experts/fused_experts_fp8_layout.h"
 #include "experts/fused_experts_layout.h"
 
@@ -20,5 +22,8 @@ struct Fp8Weights {
 FusedExpertsSizes check_fused_experts_fp8(const at::Tensor& x, const Fp8Weights& weights,
                                           const at::Tensor& topk_weights,
                                           const at::Tensor& topk_ids);
+
+// "auto", "narrow" or "wide"; raises ValueError for anything else.
+FusedExpertsFp8Path fused_experts_fp8_path(std::string_view name);
 
 }  // namespace layered_sglang

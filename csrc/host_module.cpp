@@ -8,6 +8,7 @@
 
 #include "experts/fused_experts_layout.h"
 #include "experts/token_tiles.h"
+#include "experts/token_tiles_fp8.h"
 #include "plan/expert_plan_layout.h"
 
 namespace py = pybind11;
@@ -83,6 +84,25 @@ py::list grouped_gemm_tasks(const std::vector<int>& expert_counts, int num_weigh
   return tasks;
 }
 
+py::list fp8_grouped_gemm_tasks(const std::vector<int>& expert_counts, int num_weight_tiles,
+                                bool wide) {
+  if (num_weight_tiles < 1) {
+    throw py::value_error("fp8_grouped_gemm_tasks: expected num_weight_tiles >= 1, got " +
+                          std::to_string(num_weight_tiles));
+  }
+  py::list tasks;
+  for (int expert = 0; expert < static_cast<int>(expert_counts.size()); ++expert) {
+    const int rows = expert_counts[expert];
+    const int tiles = layered_sglang::fp8_token_tile_count(rows, wide);
+    for (int within = 0; within < tiles * num_weight_tiles; ++within) {
+      const auto place = layered_sglang::place_fp8_task(within, tiles, rows, wide);
+      tasks.append(
+          py::make_tuple(expert, place.weight_tile, place.first_row, place.rows, place.width));
+    }
+  }
+  return tasks;
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_host, m) {
@@ -113,4 +133,9 @@ PYBIND11_MODULE(_host, m) {
       "[(expert, weight_tile, first_row, rows, width)]: the grouped GEMMs' tasks in their order,\n"
       "of both blocks of a cluster one after the other. first_row is the expert's own; rows is 0\n"
       "or less for an empty tile of a pair. Raises ValueError for a size that cannot be.");
+  m.attr("MAX_FP8_TILE_TOKENS") = layered_sglang::kFp8MaxTileTokens;
+  m.attr("FP8_WIDE_TILE_TOKENS") = layered_sglang::kFp8WideTileTokens;
+  m.def("fp8_grouped_gemm_tasks", &fp8_grouped_gemm_tasks, py::arg("expert_counts"),
+        py::arg("num_weight_tiles"), py::arg("wide") = false,
+        "The same of the fp8 kernels, whose tasks are single.");
 }

@@ -32,4 +32,10 @@ void check_buffer(const char* name, const at::Tensor& tensor, at::ScalarType dty
                     describe(tensor));
 }
 
+void check_alignment(const char* name, const at::Tensor& tensor, uintptr_t alignment) {
+  const auto address = reinterpret_cast<uintptr_t>(tensor.const_data_ptr());
+  TORCH_CHECK_VALUE(address % alignment == 0, name, ": expected an address aligned to ", alignment,
+                    " bytes, got a remainder of ", address % alignment);
+}
+
 }  // namespace layered_sglang

@@ -3,6 +3,7 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <cstdint>
 #include <string>
 #include <vector>
 
@@ -14,5 +15,8 @@ std::string describe(const at::Tensor& tensor);
 // Raises ValueError unless `tensor` is contiguous, of this dtype and these sizes on this device.
 void check_buffer(const char* name, const at::Tensor& tensor, at::ScalarType dtype,
                   const std::vector<int64_t>& sizes, at::Device device);
+
+// Raises ValueError unless `tensor` starts at a multiple of `alignment` bytes.
+void check_alignment(const char* name, const at::Tensor& tensor, uintptr_t alignment);
 
 }  // namespace layered_sglang

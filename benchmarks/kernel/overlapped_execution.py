@@ -30,8 +30,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from green_contexts import Lane, Partitioning, split_device
-from layered_sglang.moe import native_status
+from layered_sglang.executor.green_contexts import Lane, Partitioning, split_device
+from layered_sglang.moe import filling_multiprocessors, native_status
 from overlapped_table import Cell, print_cell, print_head, verdict
 from proxy_layers import TINY, Model, Part, Sizes, flash_attention_3
 
@@ -80,16 +80,12 @@ class Work:
 @contextmanager
 def filling(model: Model, sms: int | None) -> Iterator[None]:
     """While work for a lane is captured, persistent kernels take its SMs for their number of blocks."""
-    limit = getattr(torch.ops.layered_sglang, "limit_multiprocessors", None)
     model.sms = sms
-    if sms is not None and limit is not None:
-        limit(sms)
     try:
-        yield
+        with filling_multiprocessors(sms):
+            yield
     finally:
         model.sms = None
-        if limit is not None:
-            limit(0)
 
 
 def capture(model: Model, lane: Lane, run: Callable[[], dict[str, torch.Tensor]]) -> Work:
@@ -241,17 +237,13 @@ def measure_all(args: argparse.Namespace, report: dict[str, Any]) -> list[Cell]:
     model = Model(Sizes(), "cuda", args.copies)
     gpu = Gpu(args.splits)
     flash = "FlashAttention-3" if flash_attention_3() else "torch's"
-    limited = hasattr(torch.ops.layered_sglang, "limit_multiprocessors")
     report |= {
         "gpu": torch.cuda.get_device_name(),
         "attention": flash,
-        "grids_of_the_experts_follow_the_partition": limited,
         "torch": torch.__version__,
         "cells": [],
     }
-    follow = "follow" if limited else "do NOT follow"
-    print(f"{report['gpu']}, torch {torch.__version__}, {flash} attention; the experts' grids "
-          f"{follow} the partition; context {args.context}")  # fmt: skip
+    print(f"{report['gpu']}, torch {torch.__version__}, {flash} attention; context {args.context}")
     print_head(list(gpu.splits))
     cells: list[Cell] = []
     end = time.monotonic() + args.seconds

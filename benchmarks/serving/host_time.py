@@ -108,15 +108,23 @@ def commands(args: argparse.Namespace, model: Path) -> dict[str, list[str]]:
 
 
 @contextlib.contextmanager
-def servers(args: argparse.Namespace, clocks: dict[str, Path]) -> Iterator[dict[str, Server]]:
-    """Both, started side by side. A server dies with the thread that started it: they stay."""
+def servers(
+    commands: dict[str, list[str]], log: Path, environments: dict[str, dict[str, str]]
+) -> Iterator[dict[str, Server]]:
+    """All of them, started side by side. A server dies with the thread that started it: they stay.
+
+    Args:
+        commands: by name, without a port.
+        log: their logs' names without ``-NAME.log``.
+        environments: by name.
+    """
     contexts = {
         name: running(
             [*command, "--port", str(free_port())],
-            args.log / f"host_time-{name}.log",
-            {FOLDER: str(clocks[name])},
+            log.with_name(f"{log.name}-{name}.log"),
+            environments.get(name),
         )
-        for name, command in commands(args, write_folder(args)).items()
+        for name, command in commands.items()
     }
     pool, stack = ThreadPoolExecutor(), contextlib.ExitStack()
     starts = {name: pool.submit(context.__enter__) for name, context in contexts.items()}
@@ -293,7 +301,10 @@ def main() -> None:
     report: dict[str, Any] = {"itl_ms": {}, "host": {}, "problem": None}
     report["flags"] = {name: str(value) for name, value in vars(args).items()}
     try:
-        with servers(args, clocks) as started:
+        environments = {name: {FOLDER: str(folder)} for name, folder in clocks.items()}
+        with servers(commands(args, write_folder(args)), args.log / "host_time", environments) as (
+            started
+        ):
             report["start_seconds"] = round(time.monotonic() - begin, 1)
             asyncio.run(measure(started, clocks, args, end - 10, report))
     except (Exception, asyncio.CancelledError) as error:

@@ -8,13 +8,16 @@
 
 namespace layered_sglang {
 
-// A bf16 tensor whose innermost dimension is contiguous. Reads beyond `sizes` give zero.
+enum class TensorElement { kBf16, kByte };
+
+// A tensor whose innermost dimension is contiguous. Reads beyond `sizes` give zero.
 struct TensorMapShape {
   const void* data;     // 16-byte aligned
   int rank;             // 2 ... 4
   uint64_t sizes[4];    // innermost first
   uint64_t strides[3];  // bytes between elements of dimension 1, 2, ...; multiples of 16
-  uint32_t box[4];      // of one copy; the innermost is 64 or 32 elements
+  uint32_t box[4];      // of one copy; the innermost is 128 or 64 bytes
+  TensorElement element = TensorElement::kBf16;
 };
 
 // Boxes land under the swizzle of their rows' 128 or 64 bytes. The map holds the tensor's address,

@@ -210,6 +210,7 @@ BAD_INPUTS = {
         "topk_ids": torch.zeros(9, 33, dtype=torch.int32),
     },
     "activation: expected silu or bilinear, got gelu": {"activation": "gelu"},
+    "path: expected auto, narrow or wide, got fast": {"path": "fast"},
 }
 
 

@@ -12,6 +12,7 @@ from fused_experts_cases import (
     random_layer,
     uniform_ids,
 )
+from guarded import Guarded
 from layered_sglang.moe import fused_experts, fused_experts_workspace_bytes
 from layered_sglang.moe.reference import fused_experts_reference
 from plan_cases import skewed, with_counts, with_invalid
@@ -31,20 +32,6 @@ SHAPES = [
     Shape(512, 4, 512, 64),  # so many experts that their table takes a stage of the ring
 ]
 SMALL = Shape(16, 4, 512, 256)
-GUARD = 256  # bytes on either side of a buffer
-
-
-class Guarded:
-    """A poisoned buffer on the GPU (every byte 0xff: NaN in bf16) between two poisoned guards."""
-
-    def __init__(self, shape: tuple[int, ...], dtype: torch.dtype) -> None:
-        size = torch.Size(shape).numel() * dtype.itemsize
-        self.memory = torch.full((size + 2 * GUARD,), 0xFF, dtype=torch.uint8, device="cuda")
-        self.buffer = self.memory[GUARD : GUARD + size].view(dtype).view(shape)
-
-    def guards_are_intact(self) -> bool:
-        guards = torch.cat([self.memory[:GUARD], self.memory[-GUARD:]])
-        return bool((guards == 0xFF).all())
 
 
 def guarded_result(layer: Layer, path: str, activation: str = "silu") -> torch.Tensor:

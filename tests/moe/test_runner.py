@@ -7,15 +7,17 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from fp8_cases import random_fp8_layer
 from fused_experts_cases import Shape, random_layer, relative_error, uniform_ids
 from layered_sglang.config import StartRefused
 from layered_sglang.moe import native_status
-from layered_sglang.moe.reference import fused_experts_fp32
+from layered_sglang.moe.reference import fused_experts_fp8_fp32, fused_experts_fp32
 from plan_cases import with_invalid
 
 moe_runner = pytest.importorskip("layered_sglang.hooks.moe_runner")
 
 SHAPE = Shape(num_experts=6, top_k=3, hidden=72, inter=48)
+FP8_SHAPE = Shape(num_experts=6, top_k=3, hidden=256, inter=384)
 pytestmark = pytest.mark.skipif(not native_status().available, reason=native_status().reason)
 
 
@@ -51,12 +53,35 @@ def make_layer(tokens: int = 9, dtype: torch.dtype = torch.bfloat16) -> torch.nn
     return layer
 
 
-def dispatched(topk_ids: torch.Tensor):
+def make_fp8_layer(tokens: int = 9) -> torch.nn.Module:
+    """The same of an FP8 checkpoint with scales of 128 x 128 blocks."""
+    from sglang.srt.layers.quantization.fp8 import Fp8MoEMethod
+
+    weights = random_fp8_layer(FP8_SHAPE, uniform_ids(tokens, FP8_SHAPE), "cpu")
+    layer = make_layer()
+    for name in ("w13", "w2"):
+        for ours, theirs in (
+            (name, f"{name}_weight"),
+            (f"{name}_scale_inv", f"{name}_weight_scale_inv"),
+        ):
+            parameter = torch.nn.Parameter(getattr(weights, ours), requires_grad=False)
+            layer.register_parameter(theirs, parameter)
+    layer.w13_input_scale = layer.w2_input_scale = None
+    method = Fp8MoEMethod.__new__(Fp8MoEMethod)
+    method.runner = layer.quant_method.runner
+    method.weight_block_size = [128, 128]
+    method.use_mxfp8 = method.is_fp4_expert = False
+    del layer.quant_method  # a module, which this one is not
+    layer.quant_method = method
+    return layer
+
+
+def dispatched(topk_ids: torch.Tensor, shape: Shape = SHAPE):
     """SGLang's dispatch output for these experts, with normal input and weights in [0, 1)."""
     from sglang.srt.layers.moe.token_dispatcher.standard import StandardDispatchOutput
     from sglang.srt.layers.moe.topk import StandardTopKOutput
 
-    inputs = random_layer(SHAPE, topk_ids, "cpu", seed=1)
+    inputs = random_layer(shape, topk_ids, "cpu", seed=1)
     topk = StandardTopKOutput(inputs.topk_weights, topk_ids, torch.empty(0))
     return StandardDispatchOutput(inputs.x, None, topk)
 
@@ -126,11 +151,62 @@ def test_updated_weights_are_used(server_args) -> None:
     assert relative_error(after, before.float()) > 0.5
 
 
+@pytest.mark.parametrize("inplace", [False, True])
+def test_an_fp8_layer(server_args, inplace: bool) -> None:
+    layer = make_fp8_layer()
+    layer.moe_runner_config.routed_scaling_factor = 2.5
+    layer.moe_runner_config.inplace = inplace
+    assert moe_runner.hand_over(layer, server_args, "layered") == "layered_sglang's fused experts"
+    output = dispatched(with_invalid(uniform_ids(20, FP8_SHAPE), [-1]), FP8_SHAPE)
+    topk = output.topk_output
+    weights = (
+        *(layer.w13_weight, layer.w13_weight_scale_inv),
+        *(layer.w2_weight, layer.w2_weight_scale_inv),
+    )
+    want = 2.5 * fused_experts_fp8_fp32(
+        output.hidden_states, *weights, topk.topk_weights, topk.topk_ids
+    )
+    result = layer.run_moe_core(output).hidden_states
+    assert relative_error(result, want) < 0.005
+    assert (result is output.hidden_states) == inplace
+
+
+FP8_OBSTACLES: dict[str, Callable[[torch.nn.Module], object]] = {
+    "their scales are not of blocks of 128 x 128 (Fp8MoEMethod)": (
+        lambda layer: setattr(layer.quant_method, "weight_block_size", None)
+    ),
+    "they are in MXFP8 or FP4 (Fp8MoEMethod)": (
+        lambda layer: setattr(layer.quant_method, "use_mxfp8", True)
+    ),
+    "their activations have fixed scales (Fp8MoEMethod)": (
+        lambda layer: setattr(layer, "w13_input_scale", torch.ones(6))
+    ),
+    "--moe-runner-backend is cutlass": lambda layer: delattr(layer.quant_method, "runner"),
+    "a rank's intermediate size 320 is not a multiple of 128": (
+        lambda layer: setattr(
+            layer.w2_weight, "data", layer.w2_weight.data[:, :, :320].contiguous()
+        )
+    ),
+    "they have biases": lambda layer: setattr(layer, "with_bias", True),
+}
+
+
+@pytest.mark.parametrize("reason", FP8_OBSTACLES)
+def test_what_cannot_be_served_in_fp8_is_named(server_args, reason: str) -> None:
+    layer = make_fp8_layer()
+    FP8_OBSTACLES[reason](layer)
+    server_args.moe_runner_backend = "cutlass"
+    with pytest.raises(StartRefused) as refused:
+        moe_runner.hand_over(layer, server_args, "layered")
+    assert f"cannot compute the experts: {reason};" in str(refused.value)
+    assert reason in moe_runner.hand_over(layer, server_args, "auto")
+
+
 def quantised(layer: torch.nn.Module) -> None:
-    class Fp8MoEMethod(torch.nn.Module):
+    class W4AFp8MoEMethod(torch.nn.Module):
         pass
 
-    layer.quant_method = Fp8MoEMethod()
+    layer.quant_method = W4AFp8MoEMethod()
 
 
 def deep_gemm(layer: torch.nn.Module) -> None:
@@ -153,7 +229,7 @@ def narrow(layer: torch.nn.Module) -> None:
 
 
 LAYER_OBSTACLES: dict[str, Callable[[torch.nn.Module], object]] = {
-    "they are quantised or wrapped (Fp8MoEMethod)": quantised,
+    "they are quantised or wrapped (W4AFp8MoEMethod)": quantised,
     "--moe-runner-backend chose deep_gemm": deep_gemm,
     "their activation is gelu": configured(activation="gelu"),
     "they have no gate": configured(is_gated=False),
@@ -227,11 +303,11 @@ def test_auto_takes_what_was_measured_as_faster(server_args, monkeypatch) -> Non
 @pytest.mark.parametrize("gpu", ["NVIDIA H200", "NVIDIA H100 80GB HBM3"])
 def test_auto_wants_a_measurement(gpu: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: gpu)
-    weights = types.SimpleNamespace(device=torch.device("cuda", 0))
 
-    def layer(inter: int) -> types.SimpleNamespace:
+    def layer(inter: int, dtype: torch.dtype = torch.bfloat16) -> types.SimpleNamespace:
+        w13 = types.SimpleNamespace(device=torch.device("cuda", 0), dtype=dtype)
         w2 = torch.empty(128, 2048, inter, device="meta")
-        return types.SimpleNamespace(w13_weight=weights, w2_weight=w2, top_k=8)
+        return types.SimpleNamespace(w13_weight=w13, w2_weight=w2, top_k=8)
 
     assert moe_runner.why_not_faster(layer(768)) is None
     assert moe_runner.why_not_faster(layer(760)) == (
@@ -239,6 +315,10 @@ def test_auto_wants_a_measurement(gpu: str, monkeypatch: pytest.MonkeyPatch) -> 
         f"on {gpu}"
     )
     assert (moe_runner.why_not_faster(layer(384)) is None) == (gpu != "NVIDIA H200")
+    assert moe_runner.why_not_faster(layer(768, torch.float8_e4m3fn)) == (
+        "not measured as faster in fp8 for (128, 8, 2048, 768) (experts, top k, hidden, "
+        f"intermediate) on {gpu}"
+    )
     assert moe_runner.why_not_faster(make_layer()) == "the CPU code is a reference"
 
 

@@ -7,6 +7,7 @@ from collections import defaultdict
 from pathlib import Path
 
 import pytest
+import torch
 from layered_sglang.moe.selection import KNOWN_FASTER, ExpertSizes, Measurement, known_faster
 
 RESULTS = Path(__file__).resolve().parents[2] / "benchmarks" / "results"
@@ -41,3 +42,9 @@ def test_another_gpu_is_another_measurement() -> None:
     assert known_faster(qwen3, "NVIDIA H200") and known_faster(half, "NVIDIA H100 80GB HBM3")
     assert not known_faster(half, "NVIDIA H200")
     assert not known_faster(qwen3, "NVIDIA H100 PCIe")
+
+
+def test_another_format_is_another_measurement() -> None:
+    qwen3 = ExpertSizes(128, 8, 2048, 768)
+    assert known_faster(qwen3, "NVIDIA H200", torch.bfloat16)
+    assert not known_faster(qwen3, "NVIDIA H200", torch.float8_e4m3fn)

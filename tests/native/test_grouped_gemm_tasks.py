@@ -28,12 +28,21 @@ def counts_of(topk_ids: list[list[int]], num_experts: int) -> list[int]:
     return np.bincount(flat, minlength=num_experts).tolist()
 
 
+Task = tuple[int, int, int, int, int]  # expert, weight tile, first row, rows, width
+
+
 def assert_covered_once(counts: list[int], num_weight_tiles: int, cluster: int) -> None:
     """Every (row of an expert, weight tile) is computed by one task and stored by no other."""
-    covered = [np.zeros((rows, num_weight_tiles), dtype=int) for rows in counts]
     tasks = _host.grouped_gemm_tasks(counts, num_weight_tiles, cluster)
+    assert_tasks_cover_once(tasks, counts, num_weight_tiles, T)
+
+
+def assert_tasks_cover_once(
+    tasks: list[Task], counts: list[int], num_weight_tiles: int, most: int
+) -> None:
+    covered = [np.zeros((rows, num_weight_tiles), dtype=int) for rows in counts]
     for expert, weight_tile, first_row, rows, width in tasks:
-        assert rows <= width <= T
+        assert rows <= width <= most
         if rows > 0:
             assert first_row + rows <= counts[expert], "the next expert's rows are overwritten"
             covered[expert][first_row : first_row + rows, weight_tile] += 1
@@ -82,3 +91,35 @@ def test_bad_sizes_are_refused() -> None:
         _host.grouped_gemm_tasks([1], 0)
     with pytest.raises(ValueError, match=r"a cluster of 1 or 2, got 1 and 3"):
         _host.grouped_gemm_tasks([1], 1, 3)
+
+
+FP8_WIDTHS = {16, 32, 48, 64, *range(72, 121, 8)}  # those that the fp8 kernels have code for
+
+
+def assert_fp8_covered_once(counts: list[int], num_weight_tiles: int, wide: bool) -> None:
+    tasks = _host.fp8_grouped_gemm_tasks(counts, num_weight_tiles, wide)
+    most = _host.FP8_WIDE_TILE_TOKENS if wide else _host.MAX_FP8_TILE_TOKENS
+    assert_tasks_cover_once(tasks, counts, num_weight_tiles, most)
+    for *_, rows, width in tasks:
+        assert rows > 0 and (width == most if wide else width in FP8_WIDTHS)
+
+
+@pytest.mark.parametrize("wide", [False, True])
+@pytest.mark.parametrize("counts", COUNTS.values(), ids=COUNTS.keys())
+def test_fp8_routing_cases(counts: list[int], wide: bool) -> None:
+    assert_fp8_covered_once(counts, 3, wide)
+
+
+@pytest.mark.parametrize("wide", [False, True])
+def test_fp8_counts_at_a_tile(wide: bool) -> None:
+    assert_fp8_covered_once([*range(1, 3 * _host.FP8_WIDE_TILE_TOKENS + 2)], 1, wide)
+
+
+@given(st.lists(st.integers(0, 1000), min_size=1, max_size=12), st.integers(1, 9), st.booleans())
+def test_fp8_any_counts(counts: list[int], num_weight_tiles: int, wide: bool) -> None:
+    assert_fp8_covered_once(counts, num_weight_tiles, wide)
+
+
+def test_fp8_bad_sizes_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"fp8_grouped_gemm_tasks: expected .*, got 0"):
+        _host.fp8_grouped_gemm_tasks([1], 0)

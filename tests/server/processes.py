@@ -81,7 +81,9 @@ def start(
     import torch
 
     if network_namespace is not None:
-        args = ["ip", "netns", "exec", network_namespace, *args]
+        # With a shared memory of its own, by which SGLang tells whether ranks are on one node.
+        apart = 'mount -t tmpfs shm /dev/shm && exec "$@"'
+        args = ["ip", "netns", "exec", network_namespace, "sh", "-c", apart, "sh", *args]
     elif not torch.cuda.is_available():
         return WarmProcess(args, env, log)
     with open(log, "w") as out:

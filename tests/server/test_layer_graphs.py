@@ -20,18 +20,23 @@ OVERTAKING = ("--itl-slo-ms", "4")  # one layer an iteration; short cohorts take
 
 
 @pytest.mark.parametrize(
-    ("overlap", "policy"), [(True, OVERTAKING), (False, FIXED)], ids=["overlap-slo", "sync-fixed"]
+    ("overlap", "policy", "side_by_side"),
+    [(True, OVERTAKING, False), (False, FIXED, False), (True, OVERTAKING, True)],
+    ids=["overlap-slo", "sync-fixed", "side-by-side"],
 )
 def test_answers_through_layer_graphs_are_stock_sglangs(
-    make_model, ask_stock, tmp_path, overlap, policy
+    make_model, ask_stock, tmp_path, overlap, policy, side_by_side
 ):
     """Prompts of up to 3000 tokens: cohorts above and below the largest graph, batches above the
-    largest captured one, cohorts cut into chunks, cohorts that others overtake."""
+    largest captured one, cohorts cut into chunks, cohorts that others overtake. Side by side: cohorts
+    above the largest graph run beside decode's whole graph."""
     references, replays = ask_stock(REQUESTS, at_once=4), tmp_path / "replays"
     env = {
         "GRAPH_STAND_IN_FILE": str(replays),
         "PYTHONPATH": os.pathsep.join(filter(None, [str(STAND_IN), os.environ.get("PYTHONPATH")])),
     }
+    if side_by_side:
+        env["GRAPH_STAND_IN_SIDE_BY_SIDE"] = "1"
     flags = [*policy, "--layered-max-prefill-tokens", "1500"]
     flags += ["--enable-metrics", *([] if overlap else ["--disable-overlap-schedule"])]
     command = layered_command(make_model(), free_port(), *flags)
@@ -49,4 +54,5 @@ def test_answers_through_layer_graphs_are_stock_sglangs(
         if policy is OVERTAKING:
             assert server.counters()["overtaking_cohorts"] > 0
     kinds = replays.read_text()
+    assert (kinds.count("w") > 50) == side_by_side
     assert kinds.count("d") > 200 and kinds.count("m") > 50

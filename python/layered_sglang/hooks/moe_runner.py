@@ -11,11 +11,13 @@ from sglang.srt.layers.moe.token_dispatcher.standard import (
     StandardCombineInput,
     StandardDispatchOutput,
 )
+from sglang.srt.layers.quantization.fp8 import Fp8MoEMethod
 from sglang.srt.layers.quantization.unquant import UnquantizedFusedMoEMethod
 
 from layered_sglang.config import StartRefused
 from layered_sglang.hooks.server_args import layered_config
-from layered_sglang.moe import fused_experts
+from layered_sglang.moe import fused_experts, fused_experts_fp8
+from layered_sglang.moe.fp8 import BLOCK
 from layered_sglang.moe.selection import ExpertSizes, known_faster, why_unsupported
 
 if TYPE_CHECKING:
@@ -75,7 +77,7 @@ def hand_over(model: torch.nn.Module, server_args: ServerArgs, choice: str) -> s
 
 
 def run_layered(layer: FusedMoE, dispatch_output: StandardDispatchOutput) -> StandardCombineInput:
-    """In the place of ``UnquantizedFusedMoEMethod.apply``, with its parameters and result.
+    """In the place of the quantisation method's ``apply``, with its parameters and result.
 
     Where SGLang would overwrite the input (``inplace``), so does this.
     """
@@ -83,23 +85,33 @@ def run_layered(layer: FusedMoE, dispatch_output: StandardDispatchOutput) -> Sta
     topk = dispatch_output.topk_output
     config = layer.moe_runner_config
     scale = config.routed_scaling_factor
-    y = fused_experts(
-        x,
-        layer.w13_weight,
-        layer.w2_weight,
-        topk.topk_weights.float().contiguous(),
-        topk.topk_ids.int().contiguous(),
-        routed_scaling_factor=1.0 if scale is None else scale,
-        out=x if config.inplace else None,
-    )
+    routing = topk.topk_weights.float().contiguous(), topk.topk_ids.int().contiguous()
+    routed_scaling_factor = 1.0 if scale is None else scale
+    out = x if config.inplace else None
+    w13, w2 = layer.w13_weight, layer.w2_weight
+    if w13.dtype == torch.float8_e4m3fn:
+        weights = w13, layer.w13_weight_scale_inv, w2, layer.w2_weight_scale_inv
+        y = fused_experts_fp8(
+            x, *weights, *routing, routed_scaling_factor=routed_scaling_factor, out=out
+        )
+    else:
+        y = fused_experts(
+            x, w13, w2, *routing, routed_scaling_factor=routed_scaling_factor, out=out
+        )
     return StandardCombineInput(hidden_states=y)
 
 
 def why_not(layer: FusedMoE, server_args: ServerArgs) -> str | None:
     """Why the fused experts cannot compute this layer as SGLang does; None if they can."""
     method, config = layer.quant_method, layer.moe_runner_config
-    if type(method) is not UnquantizedFusedMoEMethod:
+    if type(method) is Fp8MoEMethod:
+        reason = why_not_fp8(layer)
+        if reason:
+            return reason
+    elif type(method) is not UnquantizedFusedMoEMethod:
         return f"they are quantised or wrapped ({type(method).__name__})"
+    if getattr(method, "runner", None) is None:  # CUTLASS has none
+        return f"--moe-runner-backend is {server_args.moe_runner_backend}"
     backend = method.runner.runner_backend
     obstacles: dict[str, Any] = {
         f"--moe-runner-backend chose {backend.value}": not backend.is_triton(),
@@ -126,16 +138,30 @@ def why_not(layer: FusedMoE, server_args: ServerArgs) -> str | None:
     return why_unsupported(sizes_of(layer), weights.dtype, weights.device)
 
 
+def why_not_fp8(layer: FusedMoE) -> str | None:
+    """Why a layer of SGLang's ``Fp8MoEMethod`` has not the format that the kernels take."""
+    method = layer.quant_method
+    if method.weight_block_size is None or list(method.weight_block_size) != [BLOCK, BLOCK]:
+        return f"their scales are not of blocks of {BLOCK} x {BLOCK} (Fp8MoEMethod)"
+    scales = layer.w13_weight_scale_inv
+    if method.use_mxfp8 or method.is_fp4_expert or scales.dtype != torch.float32:
+        return "they are in MXFP8 or FP4 (Fp8MoEMethod)"
+    if layer.w13_input_scale is not None:
+        return "their activations have fixed scales (Fp8MoEMethod)"
+    return None
+
+
 def why_not_faster(layer: FusedMoE) -> str | None:
     """Why ``auto`` leaves a layer that could be served to SGLang; None if it does not."""
     sizes, device = sizes_of(layer), layer.w13_weight.device
     if device.type == "cpu":
         return "the CPU code is a reference"
     gpu = torch.cuda.get_device_name(device)
-    if not known_faster(sizes, gpu):
+    if not known_faster(sizes, gpu, layer.w13_weight.dtype):
+        in_fp8 = "in fp8 " if layer.w13_weight.dtype == torch.float8_e4m3fn else ""
         return (
-            f"not measured as faster for {tuple(sizes)} (experts, top k, hidden, intermediate) "
-            f"on {gpu}"
+            f"not measured as faster {in_fp8}for {tuple(sizes)} (experts, top k, hidden, "
+            f"intermediate) on {gpu}"
         )
     return None
 

@@ -81,10 +81,11 @@ def _fused_experts_fp8(
     topk_weights: torch.Tensor,
     topk_ids: torch.Tensor,
     activation: str = "silu",
+    path: str = "auto",
     routed_scaling_factor: float = 1.0,
 ) -> torch.Tensor:
     weights = (w13, w13_scale_inv, w2, w2_scale_inv)
-    check_fused_experts_fp8_input(x, *weights, topk_weights, topk_ids, activation)
+    check_fused_experts_fp8_input(x, *weights, topk_weights, topk_ids, activation, path)
     return torch.empty_like(x)
 
 
@@ -100,7 +101,8 @@ def _fused_experts_fp8_out(
     y: torch.Tensor,
     workspace: torch.Tensor | None = None,
     activation: str = "silu",
+    path: str = "auto",
     routed_scaling_factor: float = 1.0,
 ) -> None:
     weights = (w13, w13_scale_inv, w2, w2_scale_inv)
-    check_fused_experts_fp8_input(x, *weights, topk_weights, topk_ids, activation)
+    check_fused_experts_fp8_input(x, *weights, topk_weights, topk_ids, activation, path)

@@ -19,6 +19,7 @@ def fused_experts_fp8(
     topk_ids: torch.Tensor,
     *,
     activation: str = "silu",
+    path: str = "auto",
     routed_scaling_factor: float = 1.0,
     out: torch.Tensor | None = None,
 ) -> torch.Tensor:
@@ -38,32 +39,48 @@ def fused_experts_fp8(
         topk_ids: int32 [tokens, top_k]. An id outside [0, E), such as the -1 of expert
             parallelism, contributes nothing. An expert may occur twice in a token's row.
         activation: "silu", or "bilinear" (gate * up) for exact tests.
+        path: "auto" chooses from the sizes; "narrow" and "wide" are for tests and benchmarks
+            (src/experts/token_tiles_fp8.h).
         routed_scaling_factor: of the sum, in fp32.
         out: takes the result, bfloat16 [tokens, hidden]; it may be x itself.
 
-    All tensors are contiguous and on one device.
+    All tensors are contiguous and on one device; on a GPU they start at a multiple of 16 bytes.
 
     Returns:
-        bfloat16 [tokens, hidden].
+        bfloat16 [tokens, hidden]. The same input gives the same bits. On a GPU nothing waits for
+        the device, and a CUDA graph that captured it replays with any routing of the same sizes.
 
     Raises:
         ValueError: an argument is not as above; the message names it, what was expected and what
             came.
 
-    On a GPU, or without the compiled library (`native_status`), the PyTorch reference computes the
-    same.
+    Without the compiled library, or on a device it has no kernels for (`native_status`), the
+    PyTorch reference computes the same.
     """
     weights = (w13, w13_scale_inv, w2, w2_scale_inv)
-    if x.device.type == "cpu" and has_kernels_for(x.device):
+    if has_kernels_for(x.device):
         out = torch.empty_like(x) if out is None else out
         torch.ops.layered_sglang.fused_experts_fp8_out(
             *(x, *weights, topk_weights, topk_ids, out),
             activation=activation,
+            path=path,
             routed_scaling_factor=routed_scaling_factor,
         )
         return out
-    check_fused_experts_fp8_input(x, *weights, topk_weights, topk_ids, activation)
+    check_fused_experts_fp8_input(x, *weights, topk_weights, topk_ids, activation, path)
     y = fused_experts_fp8_reference(
         x, *weights, topk_weights, topk_ids, activation, routed_scaling_factor
     )
     return y if out is None else out.copy_(y)
+
+
+def fused_experts_fp8_workspace_bytes(
+    num_tokens: int, top_k: int, num_experts: int, hidden: int, inter: int
+) -> int:
+    """Bytes of GPU workspace that `torch.ops.layered_sglang.fused_experts_fp8_out` needs.
+
+    It grows with num_tokens. Needs the compiled library with CUDA kernels (`native_status`).
+    """
+    return torch.ops.layered_sglang.fused_experts_fp8_workspace_bytes(
+        num_tokens, top_k, num_experts, hidden, inter
+    )

@@ -9,6 +9,7 @@ from .fused_experts_layout import ACTIVATIONS, MAX_TOP_K
 from .plan_layout import MAX_EXPERTS, MAX_PAIRS, describe
 
 E4M3 = torch.float8_e4m3fn
+FP8_PATHS = ("auto", "narrow", "wide")
 
 
 def check_fused_experts_fp8_input(
@@ -20,6 +21,7 @@ def check_fused_experts_fp8_input(
     topk_weights: torch.Tensor,
     topk_ids: torch.Tensor,
     activation: str = "silu",
+    path: str = "auto",
 ) -> None:
     """Raises ValueError, with the compiled operator's messages, for an input it does not take."""
     for name, tensor, dtype, dims in (
@@ -60,6 +62,8 @@ def check_fused_experts_fp8_input(
         )
     if activation not in ACTIVATIONS:
         raise ValueError(f"activation: expected silu or bilinear, got {activation}")
+    if path not in FP8_PATHS:
+        raise ValueError(f"path: expected auto, narrow or wide, got {path}")
 
 
 def _name(dtype: torch.dtype) -> str:

@@ -6,9 +6,16 @@ from typing import NamedTuple
 
 import torch
 
+from .fp8 import BLOCK
 from .fused_experts_layout import HIDDEN_MULTIPLE, INTER_MULTIPLE, MAX_TOP_K
 from .library import has_kernels_for, native_status
 from .plan_layout import MAX_EXPERTS
+
+#: Of the hidden and of a rank's intermediate size, by the weights' dtype.
+MULTIPLES = {
+    torch.bfloat16: (HIDDEN_MULTIPLE, INTER_MULTIPLE),
+    torch.float8_e4m3fn: (BLOCK, BLOCK),
+}
 
 
 class ExpertSizes(NamedTuple):
@@ -27,6 +34,7 @@ class Measurement(NamedTuple):
     gpu: str  # its whole name: an H100 PCIe is another GPU
     results: str  # a file of benchmarks/results
     sizes: frozenset[ExpertSizes]
+    weights: torch.dtype = torch.bfloat16
 
 
 #: What ``auto`` gives to our kernels. SGLang ran what it ships for the GPU: on the H100 that is its
@@ -53,13 +61,19 @@ KNOWN_FASTER = (
 )
 
 
-def known_faster(sizes: ExpertSizes, gpu: str) -> bool:
+def known_faster(sizes: ExpertSizes, gpu: str, weights: torch.dtype = torch.bfloat16) -> bool:
     """Whether `auto` takes our kernels for these experts on the GPU of this name."""
-    return any(gpu == known.gpu and sizes in known.sizes for known in KNOWN_FASTER)
+    return any(
+        gpu == known.gpu and sizes in known.sizes and weights == known.weights
+        for known in KNOWN_FASTER
+    )
 
 
 def why_unsupported(sizes: ExpertSizes, dtype: torch.dtype, device: torch.device) -> str | None:
-    """Why `fused_experts` has no compiled code for these experts; None where it has."""
+    """Why there is no compiled code for these experts; None where there is.
+
+    For bfloat16 weights that is `fused_experts`, for float8_e4m3fn ones `fused_experts_fp8`.
+    """
     return why_no_kernels(device) or _why_not_these_experts(sizes, dtype)
 
 
@@ -79,12 +93,13 @@ def why_no_kernels(device: torch.device) -> str | None:
 
 
 def _why_not_these_experts(sizes: ExpertSizes, dtype: torch.dtype) -> str | None:
-    if dtype != torch.bfloat16:
+    if dtype not in MULTIPLES:
         return f"they are {str(dtype).removeprefix('torch.')}, and the kernels take bfloat16"
-    if sizes.hidden % HIDDEN_MULTIPLE:
-        return f"the hidden size {sizes.hidden} is not a multiple of {HIDDEN_MULTIPLE}"
-    if sizes.inter % INTER_MULTIPLE:
-        return f"a rank's intermediate size {sizes.inter} is not a multiple of {INTER_MULTIPLE}"
+    hidden_multiple, inter_multiple = MULTIPLES[dtype]
+    if sizes.hidden % hidden_multiple:
+        return f"the hidden size {sizes.hidden} is not a multiple of {hidden_multiple}"
+    if sizes.inter % inter_multiple:
+        return f"a rank's intermediate size {sizes.inter} is not a multiple of {inter_multiple}"
     if sizes.num_experts > MAX_EXPERTS:
         return f"{sizes.num_experts} experts are more than {MAX_EXPERTS}"
     if sizes.top_k > MAX_TOP_K:

@@ -51,7 +51,7 @@ def split_device(first_sms: int) -> Partitioning:
         )
         lanes.append(Lane(torch.cuda.ExternalStream(int(stream)), resource.sm.smCount))
         keep += [context, stream]
-    return Partitioning(*lanes, keep)
+    return Partitioning(lanes[0], lanes[1], keep)
 
 
 def _checked(call: str, answer: tuple[Any, ...]) -> Any:
