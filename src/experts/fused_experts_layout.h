@@ -40,8 +40,8 @@ constexpr int64_t average_token_tiles(const FusedExpertsSizes& sizes, int64_t mu
 // them on, one read in eight is a repetition. (H200, 128 experts, top 8: 4 tokens take it 81 us,
 // and the grouped GEMM 82; 8 tokens 162 against 134.)
 // Blocks in pairs read a third less from the L2, and pay where they need no more tiles than single
-// ones. (H100, 128 experts, top 8: 4096 tokens, two tiles each way, take them 723 us and single
-// blocks 745; 8192 tokens, four tiles instead of three, 1317 against 1279.)
+// ones. (H100, 128 experts, top 8: 4096 tokens of inter 384, two tiles each way, take them 429 us
+// and single blocks 437; 8192 of inter 768, four tiles instead of three, 1346 against 1273.)
 constexpr FusedExpertsPath choose_fused_experts_path(const FusedExpertsSizes& sizes) {
   const bool few_pairs = sizes.num_tokens == 1 || sizes.num_pairs() * 4 <= sizes.num_experts;
   if (few_pairs) return FusedExpertsPath::kGemv;
