@@ -58,6 +58,7 @@ PINNED: dict[str, str] = {
     f"{_RUNNER}.load_model": "",
     "sglang.srt.layers.moe.fused_moe_triton.layer:FusedMoE.run_moe_core": "dispatch_output",
     "sglang.srt.layers.quantization.unquant:UnquantizedFusedMoEMethod.apply": "layer dispatch_output",
+    "sglang.srt.layers.quantization.fp8:Fp8MoEMethod.apply": "layer dispatch_output",
     f"{_RUNNER}.init_attention_backends": "",
     f"{_RUNNER}._get_attention_backend": "init_new_workspace",
     f"{_RUNNER}._forward_raw": "forward_batch pp_proxy_tensors reinit_attn_backend "
