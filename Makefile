@@ -17,7 +17,7 @@ demo: install ## three prefill schedules drawn in the terminal (DEMO_ARGS="--onl
 	@$(BIN)/python -m layered_sglang.demo $(DEMO_ARGS)
 
 test: install ## all tests, with real servers; GPU tests skip where there is none (TEST_ARGS="-k plan")
-	$(BIN)/python -m pytest $(TEST_ARGS)
+	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder $(TEST_ARGS)
 
 lint: install ## ruff, mypy, clang-format: check, change nothing
 	$(BIN)/ruff check .

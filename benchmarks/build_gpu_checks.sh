@@ -4,12 +4,11 @@
 # grouped GEMMs. Arguments: the variants to build (default: all). PYTHON: the interpreter.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-python=$(command -v "${PYTHON:-python3}")
+# An absolute path: CMake ignores a relative one.
+python=$(realpath -s "$(command -v "${PYTHON:-python3}")")
 target=build/gpu-checks
 declare -A settings=(
-  [k32]="STAGE_DEPTH=32"
-  [t128]="MAX_TILE_TOKENS=128"
-  [k32-t128-s9]="STAGE_DEPTH=32;MAX_TILE_TOKENS=128;STAGES=9" # of up to 150 experts
+  [t160]="MAX_TILE_TOKENS=160"
 )
 
 build() { # FOLDER SETTINGS TO

@@ -46,7 +46,7 @@ ExpertPlanArgs expert_plan_args(const at::Tensor& topk_ids, int64_t num_experts,
           static_cast<int32_t>(num_experts),         static_cast<int32_t>(row_alignment),
           static_cast<int32_t>(row_capacity),        expert_offsets.mutable_data_ptr<int32_t>(),
           expert_counts.mutable_data_ptr<int32_t>(), sorted_rows.mutable_data_ptr<int32_t>(),
-          inverse_rows.mutable_data_ptr<int32_t>()};
+          inverse_rows.mutable_data_ptr<int32_t>(),  /*cleared_counts=*/nullptr};
 }
 
 namespace {

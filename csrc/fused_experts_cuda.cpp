@@ -6,12 +6,23 @@
 #include <c10/cuda/CUDAStream.h>
 #include <torch/library.h>
 
+#include <atomic>
+#include <limits>
+
 #include "experts/fused_experts_sm90.h"
 #include "fused_experts.h"
 #include "tensor_check.h"
 
 namespace layered_sglang {
 namespace {
+
+std::atomic<int> multiprocessor_limit{0};
+
+void limit_multiprocessors(int64_t count) {
+  TORCH_CHECK_VALUE(count >= 0 && count <= std::numeric_limits<int>::max(),
+                    "count: expected at least 0, got ", count);
+  multiprocessor_limit = static_cast<int>(count);
+}
 
 int64_t workspace_bytes(int64_t num_tokens, int64_t top_k, int64_t num_experts, int64_t hidden,
                         int64_t inter) {
@@ -50,6 +61,7 @@ void fused_experts_out_on_cuda(const at::Tensor& x, const at::Tensor& w13, const
   args.topk_ids = topk_ids.const_data_ptr<int32_t>();
   args.y = static_cast<__nv_bfloat16*>(y.mutable_data_ptr());
   args.workspace = space.mutable_data_ptr();
+  args.tuning.multiprocessors = multiprocessor_limit;
   args.activation = is_bilinear(activation) ? Activation::kBilinear : Activation::kSwiglu;
   args.routed_scaling_factor = static_cast<float>(routed_scaling_factor);
   const c10::cuda::CUDAStream stream = c10::cuda::getCurrentCUDAStream(x.get_device());
@@ -75,6 +87,9 @@ TORCH_LIBRARY_FRAGMENT(layered_sglang, m) {
       "fused_experts_workspace_bytes(int num_tokens, int top_k, int num_experts, int hidden,"
       " int inter) -> int",
       &layered_sglang::workspace_bytes);
+  // For measurements: from now on, in this process, the experts' persistent grids fill that many
+  // multiprocessors (0: all), as a stream of a green context has no more.
+  m.def("limit_multiprocessors(int count) -> ()", &layered_sglang::limit_multiprocessors);
 }
 
 TORCH_LIBRARY_IMPL(layered_sglang, CUDA, m) {

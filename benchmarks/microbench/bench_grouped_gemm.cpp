@@ -30,13 +30,13 @@ using Bf16 = __nv_bfloat16;
 constexpr const char* kUsage =
     "usage: bench_grouped_gemm [--tokens N] [--experts E] [--topk K] [--hidden H] [--inter I]\n"
     "         [--routing uniform|skewed|one|invalid] [--kernel all|gate_up|down|combine|layer]\n"
-    "         [--path auto|gemv|gemm|gemm_pairs] [--lag L] [--prefetch P] [--copies C]\n"
+    "         [--path auto|gemv|gemm|gemm_pairs] [--lag L] [--copies C]\n"
     "         [--repeats R] [--seed S] [--check-only] [--every-path] [--sweep]\n"
     "  one: every pair on expert 0; invalid: half of the ids are -1\n"
     "  --path: of the layer; gemm_pairs also makes gate_up and down share weights in clusters\n"
-    "  --lag, --prefetch: GroupedGemmTuning of the grouped GEMMs, in stages\n"
+    "  --lag: GroupedGemmTuning of the grouped GEMMs, in stages\n"
     "  --every-path: checks each path, not only the chosen one\n"
-    "  --sweep: paths gemm and gemm_pairs with several lags and prefetches, one line each\n"
+    "  --sweep: paths gemm and gemm_pairs with several lags, one line each\n"
     "  --copies: weight copies to rotate between\n";
 
 // Of an H200, measured: device copy and 8192^3 bf16 matrix product. The floor is made of them.
@@ -101,9 +101,7 @@ Options parse(int argc, char** argv) {
     } else if (flag == "--path") {
       options.path = parse_choice(flag, args.value(), {"auto", "gemv", "gemm", "gemm_pairs"});
     } else if (flag == "--lag") {
-      options.tuning.consumer_lag = static_cast<int>(parse_int(flag, args.value(), 0, 7));
-    } else if (flag == "--prefetch") {
-      options.tuning.prefetch_stages = static_cast<int>(parse_int(flag, args.value(), 0, 64));
+      options.tuning.consumer_lag = static_cast<int>(parse_int(flag, args.value(), -1, 7));
     } else if (flag == "--every-path") {
       options.every_path = true;
     } else if (flag == "--sweep") {
@@ -245,6 +243,7 @@ class Problem {
         topk_weights_(ids_.size() * sizeof(float), false),
         offsets_((options.experts + 1) * sizeof(int32_t), true),
         counts_(options.experts * sizeof(int32_t), true),
+        stored_parts_(options.experts * sizeof(int32_t), true),
         sorted_rows_(pairs_ * sizeof(int32_t), true),
         inverse_rows_(pairs_ * sizeof(int32_t), true),
         plan_workspace_(layered_sglang::expert_plan_workspace_bytes(pairs_, options.experts, 1),
@@ -277,6 +276,7 @@ class Problem {
     args.expert_counts = counts_.as<int32_t>();
     args.sorted_rows = sorted_rows_.as<int32_t>();
     args.inverse_rows = inverse_rows_.as<int32_t>();
+    args.cleared_counts = stored_parts_.as<int32_t>();
     check_cuda(layered_sglang::expert_plan_sm90(args, plan_workspace_.as<void>(), stream),
                "expert_plan_sm90");
   }
@@ -373,8 +373,8 @@ class Problem {
   layered_sglang::GroupedGemmArgs gemm_args() const {
     layered_sglang::GroupedGemmArgs args = {};
     args.expert_offsets = offsets_.as<int32_t>();
-    args.expert_counts = counts_.as<int32_t>();
     args.sorted_rows = sorted_rows_.as<int32_t>();
+    args.stored_parts = stored_parts_.as<int32_t>();
     args.num_experts = static_cast<int32_t>(options_.experts);
     args.num_rows = static_cast<int32_t>(pairs_);
     args.num_tokens = static_cast<int32_t>(options_.tokens);
@@ -387,7 +387,10 @@ class Problem {
 
   layered_sglang::GroupedGemmOptions gemm_options() const {
     layered_sglang::GroupedGemmOptions options;
-    options.cluster = options_.path == "gemm_pairs" ? 2 : 1;
+    const FusedExpertsPath path = options_.path == "auto"
+                                      ? layered_sglang::choose_fused_experts_path(sizes_)
+                                      : path_of(options_.path);
+    options.cluster = path == FusedExpertsPath::kGroupedGemmPairs ? 2 : 1;
     options.weights_once = layered_sglang::reads_weights_once(sizes_);
     options.tuning = options_.tuning;
     options.overlap_launch = false;  // each kernel for itself
@@ -461,7 +464,7 @@ class Problem {
   std::vector<Bf16> host_x_, host_w13_, host_w2_;
   std::vector<float> host_weights_;
   DeviceBuffer x_, topk_ids_, topk_weights_;
-  DeviceBuffer offsets_, counts_, sorted_rows_, inverse_rows_, plan_workspace_;
+  DeviceBuffer offsets_, counts_, stored_parts_, sorted_rows_, inverse_rows_, plan_workspace_;
   DeviceBuffer intermediate_, rows_, y_, workspace_;
   Copies w13_, w2_;
 };
@@ -483,16 +486,12 @@ void print_kernel(const char* name, const Work& work, const microbench::Spread& 
 std::string command_of(const Options& options) {
   std::string command =
       "bench_grouped_gemm --routing " + options.routing + " --path " + options.path;
-  const std::pair<const char*, int64_t> numbers[] = {{"--tokens", options.tokens},
-                                                     {"--experts", options.experts},
-                                                     {"--topk", options.topk},
-                                                     {"--hidden", options.hidden},
-                                                     {"--inter", options.inter},
-                                                     {"--lag", options.tuning.consumer_lag},
-                                                     {"--prefetch", options.tuning.prefetch_stages},
-                                                     {"--copies", options.copies},
-                                                     {"--repeats", options.repeats},
-                                                     {"--seed", options.seed}};
+  const std::pair<const char*, int64_t> numbers[] = {
+      {"--tokens", options.tokens}, {"--experts", options.experts},
+      {"--topk", options.topk},     {"--hidden", options.hidden},
+      {"--inter", options.inter},   {"--lag", options.tuning.consumer_lag},
+      {"--copies", options.copies}, {"--repeats", options.repeats},
+      {"--seed", options.seed}};
   for (const auto& [flag, value] : numbers) {
     command += std::string(" ") + flag + " " + std::to_string(value);
   }
@@ -518,9 +517,9 @@ struct Tried {
 
 // One line for each tuning: microseconds of the GEMMs and of the layer.
 void sweep(const Options& options, Problem& problem, cudaStream_t stream) {
-  const Tried tunings[] = {{"gemm", {0, 0}}, {"gemm", {1, 0}},       {"gemm", {2, 0}},
-                           {"gemm", {3, 0}}, {"gemm", {4, 0}},       {"gemm", {2, 4}},
-                           {"gemm", {1, 4}}, {"gemm_pairs", {1, 0}}, {"gemm_pairs", {2, 0}}};
+  const Tried tunings[] = {{"gemm", {0}},       {"gemm", {1}},       {"gemm", {2}},
+                           {"gemm", {3}},       {"gemm_pairs", {0}}, {"gemm_pairs", {1}},
+                           {"gemm_pairs", {2}}, {"gemm_pairs", {3}}};
   double best = 0.0;
   std::string best_name;
   for (const auto& [path, tuning] : tunings) {
@@ -530,8 +529,7 @@ void sweep(const Options& options, Problem& problem, cudaStream_t stream) {
       return time_kernel(options, stream, [&] { (problem.*kernel)(stream); }).median;
     };
     const double layer = us(&Problem::layer);
-    const std::string name = std::string(path) + " lag " + std::to_string(tuning.consumer_lag) +
-                             " prefetch " + std::to_string(tuning.prefetch_stages);
+    const std::string name = std::string(path) + " lag " + std::to_string(tuning.consumer_lag);
     std::printf("sweep %6lld tokens  %-28s gate_up %8.1f  down %8.1f  layer %8.1f us\n",
                 static_cast<long long>(options.tokens), name.c_str(), us(&Problem::gate_up),
                 us(&Problem::down), layer);

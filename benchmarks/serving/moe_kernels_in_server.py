@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import importlib.metadata
 import json
 import os
 import random
@@ -28,11 +27,10 @@ import aiohttp
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests" / "server"))
 import harness
-import layered_sglang
 from answer_distance import VoidComparison, distance
 from harness import Request, Server, free_port, generate_all, running
+from plugin_folder import python_path
 
-HERE = Path(__file__).resolve().parent
 FLAGS = (
     *("--load-format", "dummy", "--dtype", "bfloat16", "--skip-tokenizer-init"),
     *("--prefill-schedule", "chunked", "--chunked-prefill-size", "8192", "--disable-radix-cache"),
@@ -40,11 +38,6 @@ FLAGS = (
     *("--mem-fraction-static", "0.87", "--cuda-graph-max-bs-decode", "32"),
     "--incremental-streaming-output",
 )
-ENTRY_POINTS = {
-    "layered_sglang": "[sglang.srt.plugins]\nlayered_sglang = layered_sglang.hooks:activate\n"
-    "[sglang.srt.platforms]\nlayered_sglang_cpu = layered_sglang.platforms:activate\n",
-    "drawn_weights": "[sglang.srt.plugins]\ndrawn_weights = drawn_weights:activate\n",
-}
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -63,21 +56,6 @@ def parse_arguments() -> argparse.Namespace:
     add("--report", type=Path)
     add("flags", nargs="*", default=FLAGS, help="flags of both servers, in the place of ours")
     return parser.parse_args()
-
-
-def plugin_folder() -> Path:
-    """A folder that makes the plugins known to SGLang, also where nothing is installed."""
-    folder = Path(tempfile.mkdtemp())
-    for name, text in ENTRY_POINTS.items():
-        known = importlib.metadata.entry_points(group="sglang.srt.plugins", name=name)
-        if known:
-            continue
-        info = folder / f"{name}-{layered_sglang.__version__}.dist-info"
-        info.mkdir()
-        version = layered_sglang.__version__
-        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
-        (info / "entry_points.txt").write_text(text)
-    return folder
 
 
 def prompt(length: int, seed: int, vocabulary: int) -> tuple[int, ...]:
@@ -222,8 +200,7 @@ def print_table(report: dict, names: list[str]) -> None:
 def main() -> None:
     args = parse_arguments()
     harness.START_SECONDS = args.start_seconds
-    paths = [str(plugin_folder()), str(HERE), *filter(None, [os.environ.get("PYTHONPATH")])]
-    os.environ["PYTHONPATH"] = os.pathsep.join(paths)
+    os.environ["PYTHONPATH"] = python_path("drawn_weights")
     model = Path(tempfile.mkdtemp()) / args.model
     subprocess.run(
         [sys.executable, "-m", "layered_sglang.make_model", args.model, str(model)], check=True

@@ -115,8 +115,9 @@ def cost_model(costs: dict[str, Any]) -> CostModel:
     """The cost model as the server described it."""
     names = ("graph_rows", "decode_graphs", "prefill_graph_rows", "overlap")
     return CostModel(
-        ModelShape(**costs["shape"]),
+        ModelShape.from_dict(costs["shape"]),
         Coefficients(**costs["coefficients"]),
+        decode_sizes=tuple(costs["decode_sizes"]),
         **{name: costs[name] for name in names},
     )
 

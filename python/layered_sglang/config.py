@@ -88,6 +88,13 @@ class LayeredConfig:
         type=int,
         metavar="TOKENS",
     )
+    layered_execution: str = _flag(
+        "merged",
+        "How decode and a layer group share the GPU. merged: in one batch; overlapped: beyond "
+        "--layered-cuda-graph-max-tokens side by side, each on its own multiprocessors, the rest merged "
+        "(an experiment: one GPU, with its own set of decode graphs).",
+        choices=("merged", "overlapped"),
+    )
     moe_kernels: str = _flag(
         "auto",
         "What computes the experts of a MoE model; layered: layered-sglang's kernels (bfloat16 on a "

@@ -101,14 +101,6 @@ __device__ __forceinline__ void tensor_load_4d_multicast(uint32_t target, const 
       : "memory");
 }
 
-// Brings a box into the L2 without waiting for it and without shared memory.
-__device__ __forceinline__ void tensor_prefetch_4d(const CUtensorMap* map, int x, int y, int z,
-                                                   int w) {
-  asm volatile("cp.async.bulk.prefetch.tensor.4d.L2.global [%0, {%1, %2, %3, %4}];" ::"l"(map),
-               "r"(x), "r"(y), "r"(z), "r"(w)
-               : "memory");
-}
-
 // 16 bytes past the L1 cache.
 __device__ __forceinline__ void copy_async_16(uint32_t target, const void* source) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(target), "l"(source) : "memory");
@@ -131,6 +123,22 @@ __device__ __forceinline__ void barrier_arrive_after_copies(uint32_t barrier) {
 // Orders ordinary accesses to shared memory before later ones by wgmma and the copy engine.
 __device__ __forceinline__ void fence_async_proxy() {
   asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+}
+
+// The same for accesses to global memory.
+__device__ __forceinline__ void fence_async_proxy_global() {
+  asm volatile("fence.proxy.async.global;" ::: "memory");
+}
+
+// --- counters in global memory ---
+
+__device__ __forceinline__ int load_acquire(const int* counter) {
+  int value;
+  asm volatile("ld.acquire.gpu.global.s32 %0, [%1];" : "=r"(value) : "l"(counter) : "memory");
+  return value;
+}
+__device__ __forceinline__ void add_release(int* counter, int value) {
+  asm volatile("red.release.gpu.global.add.s32 [%0], %1;" ::"l"(counter), "r"(value) : "memory");
 }
 
 // --- warpgroup matrix instructions (the products themselves: common/wgmma_bf16_sm90.cuh) ---
@@ -192,8 +200,19 @@ __device__ __forceinline__ uint32_t pack_bf16(float low, float high) {
   return *reinterpret_cast<const uint32_t*>(&pair);
 }
 
-// --- clusters and dependent launches ---
+// --- barriers of some of a block's warps, clusters and dependent launches ---
 
+// Barrier `id` (1 ... 15) of `threads` threads.
+__device__ __forceinline__ void named_barrier_sync(int id, int threads) {
+  asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
+}
+
+// blockIdx.x, read anew by each use.
+__device__ __forceinline__ int block_index() {
+  int index;
+  asm volatile("mov.u32 %0, %%ctaid.x;" : "=r"(index));
+  return index;
+}
 __device__ __forceinline__ uint32_t cluster_rank() {
   uint32_t rank;
   asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));

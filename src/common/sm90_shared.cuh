@@ -39,9 +39,4 @@ __device__ __forceinline__ void copy_async_4(uint32_t target, const void* source
   asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(target), "l"(source) : "memory");
 }
 
-// Waits until `threads` of the block have come to the barrier of this number (1 ... 15).
-__device__ __forceinline__ void named_barrier_sync(int number, int threads) {
-  asm volatile("bar.sync %0, %1;" ::"r"(number), "r"(threads) : "memory");
-}
-
 }  // namespace layered_sglang::ptx

@@ -34,6 +34,10 @@ __device__ __forceinline__ void wgmma_bf16(float (&d)[kColumns / 2], uint64_t a,
 #define LS_N72 LS_N68 ", %68, %69, %70, %71"
 #define LS_N76 LS_N72 ", %72, %73, %74, %75"
 #define LS_N80 LS_N76 ", %76, %77, %78, %79"
+#define LS_N84 LS_N80 ", %80, %81, %82, %83"
+#define LS_N88 LS_N84 ", %84, %85, %86, %87"
+#define LS_N92 LS_N88 ", %88, %89, %90, %91"
+#define LS_N96 LS_N92 ", %92, %93, %94, %95"
 
 #define LS_WGMMA(columns, names, a_name, b_name, ...)                                      \
   template <>                                                                              \
@@ -61,6 +65,10 @@ LS_WGMMA(136, LS_N68, "%68", "%69", LS_D64(0), LS_D4(64))
 LS_WGMMA(144, LS_N72, "%72", "%73", LS_D64(0), LS_D8(64))
 LS_WGMMA(152, LS_N76, "%76", "%77", LS_D64(0), LS_D8(64), LS_D4(72))
 LS_WGMMA(160, LS_N80, "%80", "%81", LS_D64(0), LS_D16(64))
+LS_WGMMA(168, LS_N84, "%84", "%85", LS_D64(0), LS_D16(64), LS_D4(80))
+LS_WGMMA(176, LS_N88, "%88", "%89", LS_D64(0), LS_D16(64), LS_D8(80))
+LS_WGMMA(184, LS_N92, "%92", "%93", LS_D64(0), LS_D16(64), LS_D8(80), LS_D4(88))
+LS_WGMMA(192, LS_N96, "%96", "%97", LS_D64(0), LS_D32(64))
 
 #undef LS_WGMMA
 #undef LS_D4
@@ -84,5 +92,9 @@ LS_WGMMA(160, LS_N80, "%80", "%81", LS_D64(0), LS_D16(64))
 #undef LS_N72
 #undef LS_N76
 #undef LS_N80
+#undef LS_N84
+#undef LS_N88
+#undef LS_N92
+#undef LS_N96
 
 }  // namespace layered_sglang

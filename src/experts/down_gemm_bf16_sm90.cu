@@ -25,7 +25,10 @@ cudaError_t down_gemm_bf16_sm90(const GroupedGemmArgs& args, const __nv_bfloat16
   kernel_args.depth = args.inter;
   kernel_args.out_columns = args.hidden;
   kernel_args.num_weight_tiles = (args.hidden + kTileWeightRows - 1) / kTileWeightRows;
-  kernel_args.tuning = options.tuning;
+  kernel_args.parts_of_tile =
+      (2 * args.inter + kTileWeightRows - 1) / kTileWeightRows * kConsumerWarps;
+  kernel_args.stages = stage_count(args.num_experts);
+  kernel_args.tuning = chosen_tuning(options);
   kernel_args.weight_policy = options.weights_once ? kEvictFirst : kEvictNormal;
   return options.cluster == 2
              ? launch<false, 2>(weight_map, token_map, kernel_args, options.overlap_launch, stream)

@@ -53,7 +53,6 @@ cudaError_t fused_experts_fp8_sm90(const FusedExpertsFp8Args& args, FusedExperts
 
   GroupedGemmArgs gemm = {};
   gemm.expert_offsets = plan.expert_offsets;
-  gemm.expert_counts = plan.expert_counts;
   gemm.sorted_rows = plan.sorted_rows;
   gemm.num_experts = plan.num_experts;
   gemm.num_rows = plan.num_pairs;

@@ -64,13 +64,14 @@ cudaError_t fused_experts_sm90(const FusedExpertsArgs& args, FusedExpertsPath pa
   plan.expert_counts = reinterpret_cast<int32_t*>(base + at.expert_counts);
   plan.sorted_rows = reinterpret_cast<int32_t*>(base + at.sorted_rows);
   plan.inverse_rows = reinterpret_cast<int32_t*>(base + at.inverse_rows);
+  plan.cleared_counts = reinterpret_cast<int32_t*>(base + at.stored_parts);
   cudaError_t error = expert_plan_sm90(plan, base + at.plan, stream);
   if (error != cudaSuccess) return error;
 
   GroupedGemmArgs gemm = {};
   gemm.expert_offsets = plan.expert_offsets;
-  gemm.expert_counts = plan.expert_counts;
   gemm.sorted_rows = plan.sorted_rows;
+  gemm.stored_parts = plan.cleared_counts;
   gemm.num_experts = plan.num_experts;
   gemm.num_rows = plan.num_pairs;
   gemm.num_tokens = static_cast<int32_t>(sizes.num_tokens);

@@ -18,7 +18,8 @@ cudaError_t gate_up_gemm_bf16_sm90(const GroupedGemmArgs& args, const __nv_bfloa
   kernel_args.depth = args.hidden;
   kernel_args.out_columns = args.inter;
   kernel_args.num_weight_tiles = (weight_rows + kTileWeightRows - 1) / kTileWeightRows;
-  kernel_args.tuning = options.tuning;
+  kernel_args.stages = stage_count(args.num_experts);
+  kernel_args.tuning = chosen_tuning(options);
   kernel_args.weight_policy = options.weights_once ? kEvictFirst : kEvictNormal;
   // The gather takes no tensor map.
   return options.cluster == 2

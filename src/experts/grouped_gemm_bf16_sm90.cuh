@@ -1,6 +1,6 @@
 // The persistent grouped GEMM that both expert projections are instances of.
 //
-// A task is 256 weight rows of one expert times a token tile of 16 ... 160 of its rows. Weights are
+// A task is 256 weight rows of one expert times a token tile of 16 ... 192 of its rows. Weights are
 // wgmma's M and tokens its N, so a token tile may be narrow: an expert with few rows costs little
 // more than reading its weights, and tails waste at most 15 columns.
 //
@@ -9,8 +9,7 @@
 //            too (the down GEMM, whose rows are in order: warp 0 alone), or gathered row by row
 //            with cp.async (the gate/up GEMM: all four);
 //   4 ... 11 two warpgroups, 128 weight rows each: wgmma, then the epilogue from registers.
-// A stage is 64 of K (or 32: LAYERED_SGLANG_STAGE_DEPTH). Every role walks the same tasks on its
-// own, so none is handed over.
+// A stage is 64 of K. Every role walks the same tasks on its own, so none is handed over.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -27,34 +26,35 @@ namespace layered_sglang::grouped_gemm {
 inline constexpr int kThreads = 384;
 inline constexpr int kProducerThreads = 128;
 inline constexpr int kConsumerWarps = 8;
-inline constexpr int kProducerRegisters = 72;
-inline constexpr int kConsumerRegisters = 216;
+// A block starts with 168 registers for each of its threads (65536 / 384, a multiple of 8), and
+// what its warpgroups take must not be more: they would wait for it for ever.
+inline constexpr int kProducerRegisters = 56;
+inline constexpr int kConsumerRegisters = 224;
+static_assert(kProducerRegisters + 2 * kConsumerRegisters <= 3 * 168, "the block's registers");
 
-#ifndef LAYERED_SGLANG_STAGE_DEPTH
-#define LAYERED_SGLANG_STAGE_DEPTH 64
-#endif
-#ifndef LAYERED_SGLANG_STAGES
-#define LAYERED_SGLANG_STAGES (256 / LAYERED_SGLANG_STAGE_DEPTH)
-#endif
-inline constexpr int kStages = LAYERED_SGLANG_STAGES;
-inline constexpr int kStageDepth = LAYERED_SGLANG_STAGE_DEPTH;  // of K
-inline constexpr int kRowBytes = kStageDepth * 2;               // one row of the swizzle
+inline constexpr int kMaxStages = 4;
+inline constexpr int kStageDepth = 64;             // of K
+inline constexpr int kRowBytes = kStageDepth * 2;  // one row of the swizzle
 inline constexpr int kRowChunks = kRowBytes / 16;
 inline constexpr int kGroupBytes = 8 * kRowBytes;  // 8 rows, as wgmma's descriptors count
-static_assert(kRowBytes == 128 || kRowBytes == 64, "the copy engine's and wgmma's swizzles");
 inline constexpr int kHalfWeightBytes = kTileWeightRows / 2 * kRowBytes;
 inline constexpr int kWeightBytes = 2 * kHalfWeightBytes;
 inline constexpr int kTokenBytes = kMaxTileTokens * kRowBytes;
 inline constexpr int kStageBytes = kWeightBytes + kTokenBytes;
-inline constexpr int kTokenBoxRows = 32;     // of one tensor copy of the intermediate
-inline constexpr int kTransposeBytes = 512;  // two of them a consumer warp
-inline constexpr int kTileTable =
-    kStages * kStageBytes + kConsumerWarps * 2 * kTransposeBytes + 2 * kStages * 8;
+inline constexpr int kStageAlignment = 1024;  // of the swizzle's pattern
+inline constexpr int kTokenBoxRows = 16;      // of one tensor copy of the intermediate
 static_assert(kTokenBytes % (kTokenBoxRows * kRowBytes) == 0, "boxes must not leave the stage");
+static_assert(kStageBytes % kStageAlignment == 0, "each stage must be aligned");
+inline constexpr int kTransposeBytes = 512;  // two of them a consumer warp
+inline constexpr int kWarpWeightBytes = kHalfWeightBytes / 4;
 
-// The ring needs 1024-byte alignment, which dynamic shared memory does not promise.
-inline constexpr int shared_bytes(int num_experts) {
-  return 1024 + kTileTable + 3 * num_experts * 4;
+// All of a block's shared memory: the ring from its start; at its end the barriers, and before them
+// the tile table, backwards. So addresses are constants, and registers are left to the consumers.
+inline constexpr int kSharedBytes = 227 * 1024;
+inline constexpr int kBarriers = kSharedBytes - 2 * kMaxStages * 8;
+inline constexpr int stage_count(int num_experts) {
+  const int fitting = (kBarriers - 8 * (num_experts + 1)) / kStageBytes;
+  return fitting < kMaxStages ? fitting : kMaxStages;
 }
 
 struct KernelArgs {
@@ -64,6 +64,8 @@ struct KernelArgs {
   int depth;             // K
   int out_columns;       // row length of `out`
   int num_weight_tiles;  // of an expert
+  int parts_of_tile;     // down only: what the gate/up GEMM adds to stored_parts for a token tile
+  int stages;            // of the ring: stage_count
   uint64_t weight_policy;
   GroupedGemmTuning tuning;
 };
@@ -76,63 +78,84 @@ struct Task {
   int width;  // columns that are computed
 };
 
-// A block's tasks. A cluster's blocks have the same ones and differ in their token tile.
-struct TaskRange {
-  int first;
-  int end;
-  int step;
-  int rank;  // of the block in its cluster
+// A block's tasks: first_task and every task_step-th from there. A cluster's blocks have the same
+// ones and differ in their token tile.
+// NOTE: not variables of the kernel, which would be live in all roles and in each of their
+// registers.
+template <int kCluster>
+__device__ __forceinline__ int first_task() {
+  return ptx::block_index() / kCluster;
+}
+template <int kCluster>
+__device__ __forceinline__ int task_step() {
+  return static_cast<int>(gridDim.x) / kCluster;
+}
+
+// Of the block in its cluster.
+template <int kCluster>
+__device__ __forceinline__ int block_rank() {
+  return kCluster > 1 ? static_cast<int>(ptx::cluster_rank()) : 0;
+}
+
+struct alignas(8) Expert {
+  int first_row;
+  int first_tile;  // token tiles of the experts before it; in a cluster, pairs of them
 };
 
-// The experts' token tiles, in shared memory: [E] each.
-struct TileTable {
-  int* tile_end;  // tiles (pairs of them in a cluster) of the experts up to this one
-  int* offset;
-  int* count;
+// [E + 1], in shared memory; the last one says where all end.
+struct ExpertTable {
+  Expert* last;
+  __device__ __forceinline__ Expert& operator[](int expert) const { return last[-expert]; }
 };
 
 // The whole block calls it.
 template <int kCluster>
-__device__ __forceinline__ void fill_table(const GroupedGemmArgs& gemm, const TileTable& table) {
-  for (int e = threadIdx.x; e < gemm.num_experts; e += kThreads) {
+__device__ __forceinline__ void fill_table(const GroupedGemmArgs& gemm, const ExpertTable& table) {
+  for (int e = threadIdx.x; e <= gemm.num_experts; e += kThreads) {
     // NOTE: written by a kernel that may overlap this one, so never through the read-only cache.
-    table.count[e] = __ldcg(gemm.expert_counts + e);
-    table.offset[e] = __ldcg(gemm.expert_offsets + e);
+    table[e].first_row = __ldcg(gemm.expert_offsets + e);
   }
   __syncthreads();
   if (threadIdx.x < kWarpSize) {
     int before = 0;
     for (int first = 0; first < gemm.num_experts; first += kWarpSize) {
       const int e = first + threadIdx.x;
-      const int tiles = e < gemm.num_experts ? task_tile_count(table.count[e], kCluster) : 0;
-      const int end = before + warp_inclusive_scan(tiles, threadIdx.x);
-      if (e < gemm.num_experts) table.tile_end[e] = end;
+      const bool exists = e < gemm.num_experts;
+      const int rows = exists ? table[e + 1].first_row - table[e].first_row : 0;
+      const int end = before + warp_inclusive_scan(task_tile_count(rows, kCluster), threadIdx.x);
+      if (exists) table[e + 1].first_tile = end;
       before = __shfl_sync(kAllLanes, end, kWarpSize - 1);
     }
+    if (threadIdx.x == 0) table[0].first_tile = 0;
   }
   __syncthreads();
+}
+
+// Read where it is needed: the registers are the consumers'.
+__device__ __forceinline__ int task_count(const ExpertTable& table, const KernelArgs& args) {
+  return table[args.gemm.num_experts].first_tile * args.num_weight_tiles;
 }
 
 // A whole warp calls it. Tasks go expert by expert, and within one by weight tile, so that the
 // blocks that run at one time share weights and tokens in the L2.
 template <int kCluster>
-__device__ __forceinline__ Task find_task(const TileTable& table, const KernelArgs& args, int index,
-                                          int rank) {
-  const int lane = threadIdx.x % kWarpSize;
-  const int num_weight_tiles = args.num_weight_tiles;
+__device__ __forceinline__ Task find_task(const ExpertTable& table, const KernelArgs& args,
+                                          int index) {
   int experts_before = 0;
-  for (int e = lane; e < args.gemm.num_experts; e += kWarpSize) {
-    experts_before += table.tile_end[e] * num_weight_tiles <= index;
+#pragma unroll 1  // there are few registers for it
+  for (int e = threadIdx.x % kWarpSize; e < args.gemm.num_experts; e += kWarpSize) {
+    experts_before += table[e + 1].first_tile * args.num_weight_tiles <= index;
   }
   Task task;
   task.expert = __reduce_add_sync(kAllLanes, experts_before);
-  const int tiles_before = task.expert == 0 ? 0 : table.tile_end[task.expert - 1];
-  const int tiles = table.tile_end[task.expert] - tiles_before;
-  const TaskPlace place = place_task(index - tiles_before * num_weight_tiles, tiles,
-                                     table.count[task.expert], kCluster, rank);
+  const Expert expert = table[task.expert];
+  const Expert next = table[task.expert + 1];
+  const TaskPlace place = place_task(
+      index - expert.first_tile * args.num_weight_tiles, next.first_tile - expert.first_tile,
+      next.first_row - expert.first_row, kCluster, block_rank<kCluster>());
   task.weight_tile = place.weight_tile;
   task.width = place.width;
-  task.first_row = table.offset[task.expert] + place.first_row;
+  task.first_row = expert.first_row + place.first_row;
   task.rows = place.rows;
   return task;
 }
@@ -141,27 +164,31 @@ __device__ __forceinline__ Task find_task(const TileTable& table, const KernelAr
 struct RingPosition {
   int stage = 0;
   uint32_t round = 0;
-  __device__ __forceinline__ void advance() {
-    if (++stage == kStages) {
+  __device__ __forceinline__ void advance(int stages) {
+    if (++stage == stages) {
       stage = 0;
       round ^= 1;
     }
   }
+  __device__ __forceinline__ int before(int stages) const {
+    return (stage == 0 ? stages : stage) - 1;
+  }
 };
 
 struct SharedLayout {
-  uint32_t ring;
-  uint32_t transpose;
-  uint32_t full;   // barriers [kStages]
-  uint32_t empty;  // barriers [kStages]
+  uint32_t start;
   __device__ __forceinline__ uint32_t weights(int stage) const {
-    return ring + stage * kStageBytes;
+    return start + stage * kStageBytes;
   }
   __device__ __forceinline__ uint32_t tokens(int stage) const {
-    return ring + stage * kStageBytes + kWeightBytes;
+    return weights(stage) + kWeightBytes;
   }
-  __device__ __forceinline__ uint32_t full_barrier(int stage) const { return full + 8 * stage; }
-  __device__ __forceinline__ uint32_t empty_barrier(int stage) const { return empty + 8 * stage; }
+  __device__ __forceinline__ uint32_t full_barrier(int stage) const {
+    return start + kBarriers + 8 * stage;
+  }
+  __device__ __forceinline__ uint32_t empty_barrier(int stage) const {
+    return start + kBarriers + 8 * (kMaxStages + stage);
+  }
 };
 
 // Half a tile of weights is one box, 128 rows: of w2 adjacent ones, of w13 the gate rows of 64
@@ -173,7 +200,7 @@ __device__ __forceinline__ int box_row(int weight_tile, int half) {
 
 template <bool kGateUp, int kCluster>
 __device__ __forceinline__ void load_weights(const CUtensorMap* map, const SharedLayout& shared,
-                                             const Task& task, int stage, int k_block, int rank,
+                                             const Task& task, int stage, int k_block,
                                              uint64_t policy) {
   const int column = k_block * kStageDepth;
   const uint32_t barrier = shared.full_barrier(stage);
@@ -185,32 +212,10 @@ __device__ __forceinline__ void load_weights(const CUtensorMap* map, const Share
     }
   } else {
     // Each block loads its half for both.
+    const int rank = block_rank<kCluster>();
     ptx::tensor_load_4d_multicast(shared.weights(stage) + rank * kHalfWeightBytes, map, barrier,
                                   column, box_row<kGateUp>(task.weight_tile, rank), 0, task.expert,
                                   0b11, policy);
-  }
-}
-
-// Brings the block's own part of the weights into the L2, tuning.prefetch_stages before the stage
-// of `k_block`, which may be one of the next task.
-template <bool kGateUp, int kCluster>
-__device__ __forceinline__ void prefetch_weights(const CUtensorMap* map, const KernelArgs& args,
-                                                 const Task& current, const Task& next,
-                                                 bool has_next, int k_block, int k_blocks,
-                                                 int rank) {
-  if (args.tuning.prefetch_stages == 0) return;
-  int ahead = k_block + args.tuning.prefetch_stages;
-  const bool beyond = ahead >= k_blocks;
-  if (beyond) ahead -= k_blocks;
-  if ((beyond && !has_next) || ahead >= k_blocks) return;
-  const int expert = beyond ? next.expert : current.expert;
-  const int weight_tile = beyond ? next.weight_tile : current.weight_tile;
-#pragma unroll
-  for (int half = 0; half < 2; ++half) {
-    if (kCluster == 1 || half == rank) {
-      ptx::tensor_prefetch_4d(map, ahead * kStageDepth, box_row<kGateUp>(weight_tile, half), 0,
-                              expert);
-    }
   }
 }
 
@@ -227,51 +232,61 @@ __device__ __forceinline__ void load_tokens(const CUtensorMap* map, const Shared
   }
 }
 
+// Waits until the gate/up GEMM has stored the expert's rows.
+template <int kCluster>
+__device__ __forceinline__ void wait_for_rows(const ExpertTable& table, const KernelArgs& args,
+                                              int expert) {
+  const int tiles = (table[expert + 1].first_tile - table[expert].first_tile) * kCluster;
+  while (ptx::load_acquire(args.gemm.stored_parts + expert) < tiles * args.parts_of_tile) {
+  }
+  // The copy engine reads what ordinary stores wrote.
+  ptx::fence_async_proxy_global();
+}
+
 // The down GEMM's producer: warp 0. All its lanes walk the tasks, one issues the copies.
 template <int kCluster>
 __device__ __forceinline__ void run_copy_warp(const CUtensorMap* weight_map,
                                               const CUtensorMap* token_map, const KernelArgs& args,
-                                              const SharedLayout& shared, const TileTable& table,
-                                              const TaskRange& range) {
+                                              const SharedLayout& shared,
+                                              const ExpertTable& table) {
   const int k_blocks = (args.depth + kStageDepth - 1) / kStageDepth;
   const bool issues = threadIdx.x == 0;
   // The weights do not depend on the gate/up GEMM, so those of the first stages are under way
-  // before it has ended.
-  int token_debt = kStages;
+  // before it has stored the first rows.
+  int token_debt = args.stages;
   RingPosition position;
   Task next = {};
-  if (range.first < range.end) next = find_task<kCluster>(table, args, range.first, range.rank);
-  for (int index = range.first; index < range.end; index += range.step) {
+  if (first_task<kCluster>() < task_count(table, args))
+    next = find_task<kCluster>(table, args, first_task<kCluster>());
+  for (int index = first_task<kCluster>(); index < task_count(table, args);
+       index += task_step<kCluster>()) {
     const Task task = next;
-    const bool has_next = index + range.step < range.end;
-    if (has_next) next = find_task<kCluster>(table, args, index + range.step, range.rank);
+    if (index + task_step<kCluster>() < task_count(table, args))
+      next = find_task<kCluster>(table, args, index + task_step<kCluster>());
     const uint32_t bytes = kWeightBytes + token_boxes(task) * kTokenBoxRows * kRowBytes;
     for (int k_block = 0; k_block < k_blocks; ++k_block) {
-      if (token_debt == kStages) {
-        const int early = min(kStages, k_blocks);
+      if (token_debt == args.stages) {
+        const int early = min(args.stages, k_blocks);
         if (issues) {
           for (int i = 0; i < early; ++i) {
             ptx::barrier_arrive_expect_bytes(shared.full_barrier(i), bytes);
-            load_weights<false, kCluster>(weight_map, shared, task, i, i, range.rank,
-                                          args.weight_policy);
+            load_weights<false, kCluster>(weight_map, shared, task, i, i, args.weight_policy);
           }
         }
         token_debt = early;
-        ptx::wait_for_previous_kernels();
       }
       if (issues) {
         if (token_debt == 0) {
           ptx::barrier_wait(shared.empty_barrier(position.stage), position.round ^ 1);
           ptx::barrier_arrive_expect_bytes(shared.full_barrier(position.stage), bytes);
           load_weights<false, kCluster>(weight_map, shared, task, position.stage, k_block,
-                                        range.rank, args.weight_policy);
+                                        args.weight_policy);
         }
+        if (k_block == 0) wait_for_rows<kCluster>(table, args, task.expert);
         load_tokens(token_map, shared, task, position.stage, k_block);
-        prefetch_weights<false, kCluster>(weight_map, args, task, next, has_next, k_block, k_blocks,
-                                          range.rank);
       }
       token_debt = max(token_debt - 1, 0);
-      position.advance();
+      position.advance(args.stages);
     }
   }
   // Also without a task: this kernel must not end before the previous one.
@@ -280,8 +295,7 @@ __device__ __forceinline__ void run_copy_warp(const CUtensorMap* weight_map,
 
 // Place of a row's 16-byte chunk under the swizzle, in bytes from the first row.
 __device__ __forceinline__ uint32_t swizzled(int row, int chunk) {
-  const int turn = kRowBytes == 128 ? row % 8 : row / 2 % 4;
-  return row * kRowBytes + ((chunk ^ turn) << 4);
+  return row * kRowBytes + ((chunk ^ row % 8) << 4);
 }
 
 // The gate/up GEMM's producers: warps 0 ... 3. kRowChunks threads copy a row, 16 bytes each; thread
@@ -289,44 +303,58 @@ __device__ __forceinline__ uint32_t swizzled(int row, int chunk) {
 template <int kCluster>
 __device__ __forceinline__ void run_gather_warps(const CUtensorMap* weight_map,
                                                  const KernelArgs& args, const SharedLayout& shared,
-                                                 const TileTable& table, const TaskRange& range) {
+                                                 const ExpertTable& table) {
   constexpr int kRowStep = kProducerThreads / kRowChunks;
   constexpr int kRowsPerThread = kMaxTileTokens / kRowStep;
+  constexpr int kWarpRows = kWarpSize / kRowChunks;  // of a step
+  constexpr int kLoads = (kRowsPerThread * kWarpRows + kWarpSize - 1) / kWarpSize;
   static_assert(kMaxTileTokens % kRowStep == 0, "the last step must not reach the next stage");
   static_assert(kRowStep % 8 == 0, "a thread's rows share one swizzle");
+  const int lane = threadIdx.x % kWarpSize;
   const int chunk = threadIdx.x % kRowChunks;
   const int row = threadIdx.x / kRowChunks;
+  const int warp_row = row - lane / kRowChunks;
   const int k_blocks = (args.depth + kStageDepth - 1) / kStageDepth;
   const int row_units = args.depth / 8;  // of 16 bytes
   const uint32_t place = swizzled(row, chunk);
 
-  // The pairs of the thread's rows. Rows beyond the tile read its first row once more, and an empty
-  // tile, which has none, the first token.
-  const auto load_pairs = [&](const Task& task, int (&pairs)[kRowsPerThread]) {
+  // The pairs of a warp's rows, each loaded by one lane: lane l has those of the row l % kWarpRows
+  // in step l / kWarpRows. Rows beyond the tile read its first row once more, and an empty tile,
+  // which has none, the first token.
+  const auto load_pairs = [&](const Task& task, int (&pairs)[kLoads]) {
 #pragma unroll
-    for (int i = 0; i < kRowsPerThread; ++i) {
-      const int valid_row = row + i * kRowStep < task.rows ? row + i * kRowStep : 0;
+    for (int i = 0; i < kLoads; ++i) {
+      const int entry = lane + i * kWarpSize;
+      const int entry_row = warp_row + entry % kWarpRows + entry / kWarpRows * kRowStep;
+      const int valid_row = entry_row < task.rows ? entry_row : 0;
       pairs[i] = task.rows > 0 ? __ldcg(args.gemm.sorted_rows + task.first_row + valid_row) : 0;
     }
   };
 
-  if (range.first >= range.end) return;
-  Task task = find_task<kCluster>(table, args, range.first, range.rank);
-  int pairs[kRowsPerThread];
+  if (first_task<kCluster>() >= task_count(table, args)) return;
+  Task task = find_task<kCluster>(table, args, first_task<kCluster>());
+  int pairs[kLoads];
   load_pairs(task, pairs);
   RingPosition position;
-  for (int index = range.first; index < range.end; index += range.step) {
+  for (int index = first_task<kCluster>(); index < task_count(table, args);
+       index += task_step<kCluster>()) {
     const Task current = task;
     const int steps = (current.width + kRowStep - 1) / kRowStep;
+#pragma unroll
+    for (int i = 0; i < kLoads; ++i) {
+      pairs[i] = static_cast<uint32_t>(pairs[i]) / args.gemm.top_k * row_units;
+    }
     uint32_t source[kRowsPerThread];  // in units of 16 bytes
 #pragma unroll
     for (int i = 0; i < kRowsPerThread; ++i) {
-      source[i] = static_cast<uint32_t>(pairs[i]) / args.gemm.top_k * row_units + chunk;
+      const int entry = i * kWarpRows;  // of the warp's first row
+      source[i] =
+          __shfl_sync(kAllLanes, pairs[entry / kWarpSize], entry % kWarpSize + lane / kRowChunks) +
+          chunk;
     }
     // The next task's pairs are on their way while this one's rows are copied.
-    const bool has_next = index + range.step < range.end;
-    if (has_next) {
-      task = find_task<kCluster>(table, args, index + range.step, range.rank);
+    if (index + task_step<kCluster>() < task_count(table, args)) {
+      task = find_task<kCluster>(table, args, index + task_step<kCluster>());
       load_pairs(task, pairs);
     }
     for (int k_block = 0; k_block < k_blocks; ++k_block) {
@@ -335,9 +363,7 @@ __device__ __forceinline__ void run_gather_warps(const CUtensorMap* weight_map,
       if (threadIdx.x == 0) {
         ptx::barrier_arrive_expect_bytes(full, kWeightBytes);
         load_weights<true, kCluster>(weight_map, shared, current, position.stage, k_block,
-                                     range.rank, args.weight_policy);
-        prefetch_weights<true, kCluster>(weight_map, args, current, task, has_next, k_block,
-                                         k_blocks, range.rank);
+                                     args.weight_policy);
       }
       const uint32_t target = shared.tokens(position.stage) + place;
       const auto* x = reinterpret_cast<const uint4*>(args.x + k_block * kStageDepth);
@@ -358,7 +384,7 @@ __device__ __forceinline__ void run_gather_warps(const CUtensorMap* weight_map,
         }
       }
       ptx::barrier_arrive_after_copies(full);
-      position.advance();
+      position.advance(args.stages);
     }
   }
 }
@@ -375,7 +401,8 @@ __device__ __forceinline__ void store_tile(const KernelArgs& args, const Task& t
   const int warp = threadIdx.x / kWarpSize % 4;
   const int matrix = lane / 8;
   if constexpr (kGateUp) {
-    // 16 neurons of 16 rows at a time: 32 bytes a row.
+    // 16 neurons of 16 rows: 32 bytes a row. Two such blocks at a time while there are registers.
+    constexpr int kBlocks = kColumns > 160 ? 1 : 2;
     const int store_row = matrix / 2 * 8 + lane % 8;
     const uint32_t write_at =
         transpose + store_row * 32 + (((matrix % 2) ^ (store_row / 4 % 2)) << 4);
@@ -387,9 +414,9 @@ __device__ __forceinline__ void store_tile(const KernelArgs& args, const Task& t
     __nv_bfloat16* out = args.out + static_cast<size_t>(task.first_row) * args.out_columns + column;
     const Activation activation = args.gemm.activation;
 #pragma unroll
-    for (int first = 0; first < kColumns; first += 32) {
+    for (int first = 0; first < kColumns; first += 16 * kBlocks) {
 #pragma unroll
-      for (int j = 0; j < 2; ++j) {
+      for (int j = 0; j < kBlocks; ++j) {
         uint32_t packed[2][2] = {};  // [8 rows of the 16][8 neurons of the 16]
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
@@ -409,12 +436,13 @@ __device__ __forceinline__ void store_tile(const KernelArgs& args, const Task& t
         }
       }
       __syncwarp();
-      uint4 value[2];
+      uint4 value[kBlocks];
 #pragma unroll
-      for (int j = 0; j < 2; ++j) value[j] = ptx::load_shared_16(read_at + j * kTransposeBytes);
+      for (int j = 0; j < kBlocks; ++j)
+        value[j] = ptx::load_shared_16(read_at + j * kTransposeBytes);
       __syncwarp();
 #pragma unroll
-      for (int j = 0; j < 2; ++j) {
+      for (int j = 0; j < kBlocks; ++j) {
         const int tile_row = first + 16 * j + row;
         if (tile_row < task.rows && column < args.out_columns) {
           *reinterpret_cast<uint4*>(out + static_cast<size_t>(tile_row) * args.out_columns) =
@@ -474,6 +502,13 @@ __device__ __forceinline__ void release(const SharedLayout& shared, int stage) {
   }
 }
 
+// A warp's part of a task of `expert` is stored.
+__device__ __forceinline__ void count_stored_part(const KernelArgs& args, int expert) {
+  ptx::fence_async_proxy_global();
+  __syncwarp();
+  if (threadIdx.x % kWarpSize == 0) ptx::add_release(args.gemm.stored_parts + expert, 1);
+}
+
 // A warpgroup's share of one task: 128 weight rows.
 template <bool kGateUp, int kCluster, int kColumns>
 __device__ __forceinline__ void compute_task(const KernelArgs& args, const SharedLayout& shared,
@@ -487,7 +522,6 @@ __device__ __forceinline__ void compute_task(const KernelArgs& args, const Share
   // In units of 16 bytes, as descriptors hold them.
   const uint32_t first_weights = (shared.weights(0) + group * kHalfWeightBytes) / 16;
   const uint32_t first_tokens = shared.tokens(0) / 16;
-  int previous = -1;
   for (int k_block = 0; k_block < k_blocks; ++k_block) {
     ptx::barrier_wait(shared.full_barrier(position.stage), position.round);
     // NOTE: the gather's writes are ordinary ones to wgmma, and the barrier alone does not order
@@ -512,30 +546,39 @@ __device__ __forceinline__ void compute_task(const KernelArgs& args, const Share
     }
     ptx::wgmma_commit();
     ptx::wgmma_wait<1>();
-    if (previous >= 0) release<kCluster>(shared, previous);
-    previous = position.stage;
-    position.advance();
+    if (k_block > 0) release<kCluster>(shared, position.before(args.stages));
+    position.advance(args.stages);
   }
   ptx::wgmma_wait<0>();
-  release<kCluster>(shared, previous);
-  const int warp = threadIdx.x / kWarpSize - kProducerThreads / kWarpSize;
-  store_tile<kGateUp, kColumns>(args, task, sums, group,
-                                shared.transpose + warp * 2 * kTransposeBytes);
+  const int last = position.before(args.stages);
+  // The last stage's weights, which this warpgroup alone reads, have served: the epilogue takes
+  // their place. So the stage is released after it.
+  ptx::named_barrier_sync(1 + group, 128);
+  const int warp = threadIdx.x / kWarpSize % 4;
+  store_tile<kGateUp, kColumns>(
+      args, task, sums, group,
+      shared.weights(last) + group * kHalfWeightBytes + warp * kWarpWeightBytes);
+  ptx::fence_async_proxy();
+  __syncwarp();
+  release<kCluster>(shared, last);
+  if (kGateUp) count_stored_part(args, task.expert);
 }
 
 template <bool kGateUp, int kCluster>
 __device__ __forceinline__ void run_consumers(const KernelArgs& args, const SharedLayout& shared,
-                                              const TileTable& table, const TaskRange& range) {
+                                              const ExpertTable& table) {
   const int group = threadIdx.x / 128 - 1;
   // The second warpgroup starts late and stays behind: while one is in its epilogue the other keeps
   // the tensor cores busy.
-  const int lag = min(args.tuning.consumer_lag, kStages - 1);
-  if (group == 1 && range.first < range.end && lag > 0 && args.depth > lag * kStageDepth) {
+  const int lag = min(args.tuning.consumer_lag, args.stages - 1);
+  if (group == 1 && first_task<kCluster>() < task_count(table, args) && lag > 0 &&
+      args.depth > lag * kStageDepth) {
     ptx::barrier_wait(shared.full_barrier(lag), 0);
   }
   RingPosition position;
-  for (int index = range.first; index < range.end; index += range.step) {
-    const Task task = find_task<kCluster>(table, args, index, range.rank);
+  for (int index = first_task<kCluster>(); index < task_count(table, args);
+       index += task_step<kCluster>()) {
+    const Task task = find_task<kCluster>(table, args, index);
 #define LS_CASE(columns)                                                           \
   case columns / 8:                                                                \
     compute_task<kGateUp, kCluster, columns>(args, shared, task, group, position); \
@@ -557,6 +600,12 @@ __device__ __forceinline__ void run_consumers(const KernelArgs& args, const Shar
       LS_CASE(144)
       LS_CASE(152)
       LS_CASE(160)
+#if LAYERED_SGLANG_MAX_TILE_TOKENS > 160
+      LS_CASE(168)
+      LS_CASE(176)
+      LS_CASE(184)
+      LS_CASE(192)
+#endif
     }
 #undef LS_CASE
   }
@@ -567,23 +616,14 @@ __global__ void __launch_bounds__(kThreads, 1)
     grouped_gemm_bf16(const __grid_constant__ CUtensorMap weight_map,
                       const __grid_constant__ CUtensorMap token_map,
                       const __grid_constant__ KernelArgs args) {
-  extern __shared__ uint8_t shared_memory[];
-  uint8_t* aligned = reinterpret_cast<uint8_t*>(
-      (reinterpret_cast<uintptr_t>(shared_memory) + 1023) & ~uintptr_t{1023});
-  SharedLayout shared;
-  shared.ring = ptx::shared_address(aligned);
-  shared.transpose = shared.ring + kStages * kStageBytes;
-  shared.full = shared.transpose + kConsumerWarps * 2 * kTransposeBytes;
-  shared.empty = shared.full + kStages * 8;
-  TileTable table;
-  table.tile_end = reinterpret_cast<int*>(aligned + kTileTable);
-  table.offset = table.tile_end + args.gemm.num_experts;
-  table.count = table.offset + args.gemm.num_experts;
+  extern __shared__ __align__(kStageAlignment) uint8_t shared_memory[];
+  const SharedLayout shared = {ptx::shared_address(shared_memory)};
+  const ExpertTable table = {reinterpret_cast<Expert*>(shared_memory + kBarriers) - 1};
 
   if (threadIdx.x == 0) {
     ptx::prefetch_tensor_map(&weight_map);
     if (!kGateUp) ptx::prefetch_tensor_map(&token_map);
-    for (int stage = 0; stage < kStages; ++stage) {
+    for (int stage = 0; stage < args.stages; ++stage) {
       ptx::barrier_init(shared.full_barrier(stage), kGateUp ? 1 + kProducerThreads : 1);
       ptx::barrier_init(shared.empty_barrier(stage), kConsumerWarps * kCluster);
     }
@@ -593,25 +633,21 @@ __global__ void __launch_bounds__(kThreads, 1)
   // it start only after its own wait for the plan.
   if (kGateUp) {
     ptx::wait_for_previous_kernels();
-    ptx::launch_dependents();
   }
+  ptx::launch_dependents();
   fill_table<kCluster>(args.gemm, table);
   if (kCluster > 1) ptx::cluster_sync();  // the other block's barriers are ready, too
 
-  const TaskRange range = {static_cast<int>(blockIdx.x) / kCluster,
-                           table.tile_end[args.gemm.num_experts - 1] * args.num_weight_tiles,
-                           static_cast<int>(gridDim.x) / kCluster,
-                           kCluster > 1 ? static_cast<int>(ptx::cluster_rank()) : 0};
   if (threadIdx.x < kProducerThreads) {
     ptx::lower_registers<kProducerRegisters>();
     if constexpr (kGateUp) {
-      run_gather_warps<kCluster>(&weight_map, args, shared, table, range);
+      run_gather_warps<kCluster>(&weight_map, args, shared, table);
     } else if (threadIdx.x < kWarpSize) {
-      run_copy_warp<kCluster>(&weight_map, &token_map, args, shared, table, range);
+      run_copy_warp<kCluster>(&weight_map, &token_map, args, shared, table);
     }
   } else {
     ptx::raise_registers<kConsumerRegisters>();
-    run_consumers<kGateUp, kCluster>(args, shared, table, range);
+    run_consumers<kGateUp, kCluster>(args, shared, table);
   }
   // NOTE: a block must not end while the other may still arrive at its barriers.
   if (kCluster > 1) {

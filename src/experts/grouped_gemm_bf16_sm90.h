@@ -20,8 +20,10 @@ enum class Activation : int {
 struct GroupedGemmArgs {
   // The plan's outputs.
   const int32_t* expert_offsets;  // [E + 1]
-  const int32_t* expert_counts;   // [E]
   const int32_t* sorted_rows;     // [rows]: flat pair, token * top_k + slot
+  // [E], 0 before the gate/up GEMM, which counts an expert's stored parts there: the down GEMM
+  // starts on experts that are complete while others are not.
+  int32_t* stored_parts;
   int32_t num_experts;
   int32_t num_rows;  // most rows that the plan can have: tokens * top_k
   int32_t num_tokens;
@@ -34,10 +36,12 @@ struct GroupedGemmArgs {
 // For measurements; results do not depend on it.
 struct GroupedGemmTuning {
   // Stages that the second consumer warpgroup starts behind the first, so that one computes while
-  // the other is in its epilogue. The ring of 4 stages has that many fewer to load ahead.
-  int consumer_lag = 2;
-  // Weights are brought into the L2 this many stages before the ring loads them; 0: they are not.
-  int prefetch_stages = 0;
+  // the other is in its epilogue. The ring of 4 stages has that many fewer to load ahead. -1:
+  // chosen.
+  int consumer_lag = -1;
+  // Multiprocessors that the persistent grids fill; 0: all of the device. For a stream that may use
+  // only some of them.
+  int multiprocessors = 0;
 };
 
 struct GroupedGemmOptions {

@@ -119,8 +119,9 @@ template <bool kWide>
 __device__ __forceinline__ void fill_table(const GroupedGemmArgs& gemm, const TileTable& table) {
   for (int e = threadIdx.x; e < gemm.num_experts; e += kThreads) {
     // NOTE: written by a kernel that may overlap this one, so never through the read-only cache.
-    table.count[e] = __ldcg(gemm.expert_counts + e);
-    table.offset[e] = __ldcg(gemm.expert_offsets + e);
+    const int offset = __ldcg(gemm.expert_offsets + e);
+    table.count[e] = __ldcg(gemm.expert_offsets + e + 1) - offset;  // rows are not padded
+    table.offset[e] = offset;
   }
   __syncthreads();
   if (threadIdx.x < kWarpSize) {

@@ -11,13 +11,13 @@ namespace layered_sglang {
 
 inline constexpr int kTileWeightRows = 256;  // of one task; wgmma's M dimension
 #ifndef LAYERED_SGLANG_MAX_TILE_TOKENS
-#define LAYERED_SGLANG_MAX_TILE_TOKENS 160
+#define LAYERED_SGLANG_MAX_TILE_TOKENS 192
 #endif
 inline constexpr int kMaxTileTokens = LAYERED_SGLANG_MAX_TILE_TOKENS;  // of one task; wgmma's N
 // Widths are multiples of 16 up to kFineTileTokens and of 8 from there, where padding costs more.
 inline constexpr int kFineTileTokens = 64;
 
-// Tiles of equal width: 270 rows become 2 * 144 and not 160 + 112, so no task is mostly padding.
+// Tiles of equal width: 270 rows become 2 * 136 and not 192 + 80, so no task is mostly padding.
 // The blocks of a cluster share their weights, so they take tiles in pairs (`multiple` 2), of which
 // the second may be empty.
 LAYERED_SGLANG_HOST_DEVICE int token_tile_count(int rows, int multiple) {

@@ -13,6 +13,7 @@ void expert_plan_cpu(const ExpertPlanArgs& args) {
     if (is_expert(args.topk_ids[pair])) ++args.expert_counts[args.topk_ids[pair]];
   }
 
+  if (args.cleared_counts != nullptr) std::fill_n(args.cleared_counts, args.num_experts, 0);
   args.expert_offsets[0] = 0;
   for (int32_t expert = 0; expert < args.num_experts; ++expert) {
     const int32_t tiles =

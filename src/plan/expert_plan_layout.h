@@ -31,6 +31,7 @@ struct ExpertPlanArgs {
   int32_t* expert_counts;   // [E], rows of each expert without padding
   int32_t* sorted_rows;     // [row_capacity], flat index in this row, -1 for padding and beyond
   int32_t* inverse_rows;    // [num_pairs], row of this flat index, -1 for an id outside [0, E)
+  int32_t* cleared_counts;  // [E], set to 0 for a kernel that follows; or null
 };
 
 }  // namespace layered_sglang

@@ -38,6 +38,7 @@ __global__ void __launch_bounds__(kMultiBlockThreads)
   }
   __syncthreads();
   for (int e = threadIdx.x; e < args.num_experts; e += kMultiBlockThreads) {
+    if (blockIdx.x == 0 && args.cleared_counts != nullptr) args.cleared_counts[e] = 0;
     block_counts[blockIdx.x * args.num_experts + e] = histogram[e];
   }
 }
@@ -84,6 +85,7 @@ __device__ __forceinline__ void fill_padding(const ExpertPlanArgs& args, int off
 template <int kItems>
 __global__ void __launch_bounds__(kMultiBlockThreads)
     expert_plan_place(ExpertPlanArgs args, int pairs_per_block, const int32_t* block_counts) {
+  cudaTriggerProgrammaticLaunchCompletion();
   __shared__ uint16_t warp_counts[kMultiBlockWarps * kMaxPlanExperts];
   __shared__ int base[kMaxPlanExperts];     // the next row of each expert for this block
   __shared__ int all[kMaxPlanExperts];      // pairs of each expert in all blocks

@@ -15,6 +15,7 @@ inline constexpr int kSingleBlockMaxPairs = kSingleBlockMaxThreads * kSingleBloc
 template <int kItems>
 __global__ void __launch_bounds__(kSingleBlockMaxThreads, 1)
     expert_plan_single_block(ExpertPlanArgs args, int num_warps) {
+  cudaTriggerProgrammaticLaunchCompletion();
   extern __shared__ int32_t shared[];
   int32_t* rows = shared;
   int32_t* base = rows + args.row_capacity;
@@ -53,6 +54,7 @@ __global__ void __launch_bounds__(kSingleBlockMaxThreads, 1)
     base[thread] = offset;
     args.expert_offsets[thread] = offset;
     args.expert_counts[thread] = count;
+    if (args.cleared_counts != nullptr) args.cleared_counts[thread] = 0;
   }
   if (thread == 0) args.expert_offsets[args.num_experts] = total_rows;
   __syncthreads();

@@ -107,8 +107,8 @@ def test_an_endpoint_that_refuses_the_warm_up_is_left_out(scenario, endpoints, t
 def test_a_run_that_was_cut_off_goes_on(scenario, endpoints, tmp_path, capsys):
     out = tmp_path / "out"
     command = ["run", str(scenario), "--output", str(out)]
-    endpoints[1].gap = 0.3  # b takes two seconds and more
-    assert main([*command, "--time-limit", "2.5"]) == 1
+    endpoints[1].gap = 1.5  # b takes many seconds
+    assert main([*command, "--time-limit", "6"]) == 1
     assert "time limit is reached" in capsys.readouterr().out
     first = [(run["system"], run["repeat"]) for run in lines(out, "runs.jsonl")]
     assert first == [("a", 0)]

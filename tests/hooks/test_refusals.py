@@ -62,10 +62,14 @@ def server_args(plain: dict, architecture: str = "Qwen3MoeForCausalLM", layers: 
         hf_config=types.SimpleNamespace(architectures=[architecture]),
         num_hidden_layers=layers,
         is_multimodal=changed.pop("is_multimodal", False),
-        is_hybrid_swa=changed.pop("is_hybrid_swa", False),
         is_encoder_decoder=False,
     )
-    return types.SimpleNamespace(**(plain | changed), get_model_config=lambda: model)
+    backends = changed.pop("attention_backends", ("fa3", "fa3"))
+    return types.SimpleNamespace(
+        **(plain | changed),
+        get_model_config=lambda: model,
+        get_attention_backends=lambda: backends,
+    )
 
 
 def test_every_refusal_is_tested():
@@ -84,18 +88,31 @@ def test_refused_by_name_with_the_way_on(plain_args, flag):
     assert "--prefill-schedule chunked" in str(error.value)
 
 
-@pytest.mark.parametrize("kind", ["is_multimodal", "is_hybrid_swa"])
-def test_refused_model_kinds(plain_args, kind):
-    with pytest.raises(ConfigError, match="does not support"):
-        refusals.refuse_unsupported(server_args(plain_args, **{kind: True}), LayeredConfig())
+def test_refused_model_kinds(plain_args):
+    with pytest.raises(ConfigError, match="does not support multimodal prompts yet"):
+        refusals.refuse_unsupported(server_args(plain_args, is_multimodal=True), LayeredConfig())
+
+
+def test_latent_attention_on_a_backend_that_does_not_mix(plain_args):
+    def start(architecture, *backends):
+        args = server_args(plain_args, architecture, attention_backends=backends)
+        refusals.refuse_unsupported(args, LayeredConfig())
+
+    start("DeepseekV3ForCausalLM", "fa3", "triton")
+    start("Qwen3MoeForCausalLM", "fa3", "trtllm_mla")
+    with pytest.raises(
+        ConfigError, match="--attention-backend trtllm_mla and latent attention"
+    ) as e:
+        start("DeepseekV3ForCausalLM", "fa3", "trtllm_mla")
+    assert "use --attention-backend fa3 or triton" in str(e.value)
 
 
 def test_unknown_architecture_names_the_supported_ones(plain_args):
     with pytest.raises(ConfigError) as error:
         refusals.refuse_unsupported(
-            server_args(plain_args, architecture="GptOssForCausalLM"), LayeredConfig()
+            server_args(plain_args, architecture="Gemma4ForCausalLM"), LayeredConfig()
         )
-    assert "GptOssForCausalLM" in str(error.value)
+    assert "Gemma4ForCausalLM" in str(error.value)
     for name in ARCHITECTURES:
         assert name in str(error.value)
 

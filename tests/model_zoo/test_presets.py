@@ -10,17 +10,20 @@ from layered_sglang.model_zoo.tensors import (
 )
 
 # Totals in billions from the model cards. The active figure of Qwen3 counts the input embedding,
-# that of gpt-oss does not; Qwen3's card cuts 3.35 to 3.3, so two digits are all there is to meet.
+# those of gpt-oss and DeepSeek do not. Cards cut 3.35 to 3.3 and 2.45 to 2.4, so two digits are all
+# there is to meet.
 PUBLISHED_TOTALS = {
     "qwen3-30b-a3b": 30.5,
     "gpt-oss-20b": 20.9,
     "mixtral-8x7b": 46.7,
+    "deepseek-v2-lite": 15.7,
     "qwen3-8b": 8.2,
 }
 PUBLISHED_ACTIVE = {
     "qwen3-30b-a3b": (3.3, True),
     "gpt-oss-20b": (3.6, False),
     "mixtral-8x7b": (12.9, True),
+    "deepseek-v2-lite": (2.4, False),
 }
 
 
@@ -34,7 +37,7 @@ def test_active_parameters_are_the_published_ones(name: str, published: tuple[fl
     billions, with_embedding = published
     count = count_parameters(PRESETS[name].config)
     active = count.active if with_embedding else count.active - count.embedding
-    assert active == pytest.approx(billions * 1e9, rel=0.02)
+    assert active == pytest.approx(billions * 1e9, rel=0.025)
 
 
 def test_a_dense_model_is_active_as_a_whole() -> None:

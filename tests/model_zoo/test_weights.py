@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from enum import Enum
+
 import numpy as np
 import pytest
 from layered_sglang.model_zoo import PRESETS
+from layered_sglang.model_zoo.tensors import TensorSpec
 from layered_sglang.model_zoo.weights import DEFAULT_SCALES, ROUTES, random_weights
 
 CONFIG = PRESETS["tiny"].config
@@ -44,13 +47,15 @@ def test_scales(weights) -> None:
     assert weights["model.norm.weight"].mean() == pytest.approx(1, abs=0.05)
 
 
-@pytest.mark.parametrize("preset", ["tiny", "tiny-mixtral", "tiny-glm4-moe"])
+@pytest.mark.parametrize("preset", ["tiny", "tiny-mixtral", "tiny-glm4-moe", "tiny-gpt-oss"])
 def test_no_noise_reaches_the_choice_of_experts(preset) -> None:
     """Blocks write nothing where the router reads, and its logits of a token are far apart."""
     config = PRESETS[preset].config
     weights = random_weights(config, seed=0)
     tokens = weights["model.embed_tokens.weight"][:256]
-    routers = {name: w for name, w in weights.items() if name.endswith("gate.weight")}
+    routers = {
+        name: w for name, w in weights.items() if name.endswith(("gate.weight", "router.weight"))
+    }
     assert len(routers) >= 7
     for name, router in routers.items():
         assert not router[:, ROUTES:].any(), name
@@ -59,7 +64,10 @@ def test_no_noise_reaches_the_choice_of_experts(preset) -> None:
         assert logits.std(axis=1) == pytest.approx(DEFAULT_SCALES.router, rel=1e-4)
     written = [w for name, w in weights.items() if name.endswith(("o_proj.weight", "w2.weight"))]
     written += [w for name, w in weights.items() if name.endswith("down_proj.weight")]
-    assert len(written) > 8 and not any(w[:ROUTES].any() for w in written)
+    written += [w for name, w in weights.items() if name.endswith("o_proj.bias")]
+    # Experts in one tensor are [experts, in, out]; their biases [experts, out].
+    stacked = [w.T for n, w in weights.items() if n.endswith(("down_proj", "down_proj_bias"))]
+    assert len(written) > 8 and not any(w[:ROUTES].any() for w in written + stacked)
 
 
 def test_routes_differ_and_use_all_experts(weights) -> None:
@@ -91,7 +99,30 @@ def test_routed_experts_make_up_for_the_scaling_factor() -> None:
     np.testing.assert_allclose(scaled[name] * config["routed_scaling_factor"], plain[name], 1e-6)
 
 
-def test_a_role_without_a_scale_is_refused() -> None:
-    config = {**PRESETS["gpt-oss-20b"].config, "vocab_size": 64, "hidden_size": 64}
-    with pytest.raises(ValueError, match=r"no random weights for .*sinks"):
-        random_weights(config, seed=0)
+def test_a_role_without_a_scale_is_refused(monkeypatch) -> None:
+    odd = TensorSpec("odd", (4,), Enum("Odd", "ODD").ODD)
+    monkeypatch.setattr("layered_sglang.model_zoo.weights.model_tensors", lambda config: [odd])
+    with pytest.raises(ValueError, match="no random weights for odd: role ODD"):
+        random_weights(CONFIG, seed=0)
+
+
+def test_experts_in_one_tensor_are_scaled_by_what_they_sum_up() -> None:
+    config = {**PRESETS["tiny-gpt-oss"].config, "intermediate_size": 256}
+    down = random_weights(config, seed=0)["model.layers.0.mlp.experts.down_proj"]
+    assert down[..., ROUTES:].std() * 256**0.5 == pytest.approx(DEFAULT_SCALES.down, rel=0.05)
+
+
+def test_a_router_bias_that_weights_too_keeps_the_order_of_the_experts() -> None:
+    weights = random_weights(PRESETS["tiny-gpt-oss"].config, seed=0)
+    tokens = weights["model.embed_tokens.weight"][:256]
+    for layer in range(8):
+        router = weights[f"model.layers.{layer}.mlp.router.weight"]
+        bias = weights[f"model.layers.{layer}.mlp.router.bias"]
+        never = int(bias.argmin())
+        plain = tokens @ router.T
+        # Late in the model the norm leaves a third of the first layer's logits.
+        for scale in (1.0, 0.33):
+            biased = scale * plain + bias
+            assert (biased.argmin(axis=1) == never).all()
+            others = [i for i in range(len(bias)) if i != never]
+            assert (biased[:, others].argsort(1) == plain[:, others].argsort(1)).all()

@@ -29,6 +29,7 @@ SHAPES = [
     Shape(8, 2, 4096, 1792),  # Mixtral, an eighth
     Shape(4, 2, 520, 328),  # inter a multiple of 8 only: gate's tail must not reach into up
     Shape(5, 3, 72, 48),  # less than one tile, and one block of K, everywhere
+    Shape(512, 4, 512, 64),  # so many experts that their table takes a stage of the ring
 ]
 SMALL = Shape(16, 4, 512, 256)
 
@@ -70,8 +71,8 @@ ROUTINGS = {
     "invalid ids": with_invalid(uniform_ids(300, SMALL), [-1, 16, 1 << 30, -(1 << 31)]),
     "skewed": skewed(2000, 4, 16),
     "duplicates in a row": uniform_ids(300, SMALL)[:, :1].repeat(1, 4).contiguous(),
-    # A tile holds up to 160 rows; 64 is where its widths become finer.
-    "counts at tiles": with_counts([15, 16, 17, 63, 64, 65, 72, 73, 159, 160, 161, 319, 320, 321, 0, 1]),
+    # A tile holds up to 192 rows; 64 is where its widths become finer.
+    "counts at tiles": with_counts([15, 16, 17, 63, 64, 65, 72, 73, 191, 192, 193, 383, 384, 385, 0, 1]),
 }  # fmt: skip
 
 
@@ -96,7 +97,7 @@ def test_prefill(tokens: int, path: str) -> None:
 
 
 @pytest.mark.parametrize("path", PATHS)
-@pytest.mark.parametrize("width", range(8, 161, 8))
+@pytest.mark.parametrize("width", range(8, 193, 8))
 def test_every_tile_width_is_exact_on_integers(width: int, path: str) -> None:
     shape = Shape(3, 1, 256, 128)
     layer = integer_layer(shape, with_counts([width, width - 1, width - 7]), "cuda")
@@ -145,6 +146,18 @@ def test_calls_follow_one_another_in_one_workspace() -> None:
             for layer, out in zip(layers, outs, strict=True):
                 torch.ops.layered_sglang.fused_experts_out(*layer, out, workspace, "silu", path)
         assert all(torch.equal(*pair) for pair in zip(outs, expected, strict=True))
+
+
+@pytest.mark.parametrize("multiprocessors", [1, 40, 1000])
+def test_grids_of_fewer_multiprocessors_give_the_same(multiprocessors: int) -> None:
+    layer = random_layer(QWEN, skewed(3000, 8, 128), "cuda")
+    for path in ("gemm", "gemm_pairs"):
+        expected = fused_experts(*layer, path=path)
+        torch.ops.layered_sglang.limit_multiprocessors(multiprocessors)
+        try:
+            assert torch.equal(fused_experts(*layer, path=path), expected)
+        finally:
+            torch.ops.layered_sglang.limit_multiprocessors(0)
 
 
 @pytest.mark.parametrize("path", PATHS)

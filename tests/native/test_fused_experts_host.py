@@ -8,7 +8,7 @@ from layered_sglang.moe import fused_experts_layout
 _host = pytest.importorskip("layered_sglang._host", reason="built without the host module")
 
 QWEN = {"top_k": 8, "num_experts": 128, "hidden": 2048, "inter": 768}
-WIDTHS = {16, 32, 48, 64, *range(72, 161, 8)}  # those that the kernels have code for
+WIDTHS = {16, 32, 48, 64, *range(72, 193, 8)}  # those that the kernels have code for
 
 
 def test_limits_are_the_same() -> None:
@@ -40,9 +40,15 @@ def test_tiles_refuse_bad_sizes() -> None:
 
 
 @pytest.mark.parametrize(
-    ("num_tokens", "path"), [(1, "gemv"), (4, "gemv"), (5, "gemm"), (16384, "gemm")]
+    ("num_tokens", "path"),
+    [
+        *((tokens, "gemv") for tokens in (1, 4)),
+        *((tokens, "gemm") for tokens in (5, 2048, 8192)),
+        *((tokens, "gemm_pairs") for tokens in (4096, 16384)),
+    ],
 )
 def test_path(num_tokens: int, path: str) -> None:
+    """Blocks work in pairs where an average expert needs no more token tiles for it."""
     assert _host.fused_experts_path(num_tokens=num_tokens, **QWEN) == path
 
 

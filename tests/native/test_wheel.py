@@ -53,6 +53,7 @@ def test_pure_python_wheel(tree: Path) -> None:
     assert "layered_sglang/moe/plan.py" in names
     assert "layered_sglang/py.typed" in names
     assert "layered_sglang/bench/scenarios/quick.yaml" in names
+    assert "layered_sglang/profiles/h100-80gb-hbm3-qwen3-30b-a3b-fa3.json" in names
 
 
 def test_unknown_choice_is_refused(tree: Path) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from layered_sglang.scheduling import (
+    Admission,
     CohortView,
     CohortWork,
     DecodeWork,
@@ -117,7 +118,8 @@ def check_patience(history: History, prompts: Sequence[Prompt]) -> None:
     for event in history.events:
         a, view = event.admission, event.view
         if a.overtakes:
-            assert view.in_flight[0].waited < PATIENCE, "a patient cohort is overtaken"
+            urgent = urgent_between_chunks(view, a)
+            assert urgent or view.in_flight[0].waited < PATIENCE, "a patient cohort is overtaken"
             continue
         if a.continues or not a.prompts:
             continue
@@ -128,9 +130,10 @@ def check_patience(history: History, prompts: Sequence[Prompt]) -> None:
 
 
 def check_overtaking_is_bounded(history: History, planner: Planner) -> None:
-    """All that overtake a cohort delay it by at most OVERTAKE_SHARE of what it needs itself."""
+    """All that overtake a cohort delay it by at most OVERTAKE_SHARE of what it needs itself; but for
+    those of a higher priority between two chunks."""
     for event in history.events:
-        if event.admission.overtakes:
+        if event.admission.overtakes and not urgent_between_chunks(event.view, event.admission):
             (begun,) = event.view.in_flight
             needs = duration(planner.estimator, event.view, begun.work)
             assert event.admission.delay > 0
@@ -147,6 +150,29 @@ def check_priorities_are_never_passed(history: History) -> None:
         stay = [p.priority for i, p in enumerate(event.view.waiting) if i not in chosen]
         for i in chosen:
             assert event.view.waiting[i].priority >= max(stay, default=-1_000_000)
+
+
+def check_priorities_go_between_chunks(history: History) -> None:
+    """Whoever is of a higher priority than a long prompt goes before its next chunk, if it fits uncut;
+    and one of several chunks is never cut for it."""
+    for event in history.events:
+        a, view = event.admission, event.view
+        if not view.in_flight or not view.in_flight[0].between_chunks:
+            continue
+        urgent = [p for p in view.waiting if p.priority > view.in_flight[0].priority]
+        highest = max((p.priority for p in urgent), default=0)
+        if a.continues:
+            assert all(p.work.tokens > a.tokens for p in urgent if p.priority == highest)
+        else:
+            tokens = [view.waiting[i].work.tokens for i in a.prompts or ()]
+            assert a.overtakes and sum(tokens) <= a.tokens
+
+
+def urgent_between_chunks(view: QueueView, admission: Admission) -> bool:
+    """Whether it lets prompts of a higher priority go before a long one's next chunk."""
+    (begun,) = view.in_flight
+    first = view.waiting[(admission.prompts or (0,))[0]]
+    return begun.between_chunks and first.priority > begun.priority
 
 
 def check_order_is_kept(history: History) -> None:

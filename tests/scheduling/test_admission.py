@@ -10,6 +10,7 @@ from checks import (
     check_overtaking_is_bounded,
     check_patience,
     check_priorities_are_never_passed,
+    check_priorities_go_between_chunks,
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -87,6 +88,13 @@ def test_short_prompts_pass_a_long_one_in_flight_and_delay_it_by_a_bounded_share
 @given(estimators, with_priorities, decodes, targets)
 def test_priorities_are_never_passed(est, traffic, decode, target):
     check_priorities_are_never_passed(serve(slo_planner(est), traffic, decode, target))
+
+
+@loop
+@given(estimators, with_priorities, decodes, targets)
+def test_higher_priorities_go_between_the_chunks_of_a_long_prompt(est, traffic, decode, target):
+    history = serve(slo_planner(est), traffic, decode, target, max_tokens=1024)
+    check_priorities_go_between_chunks(history)
 
 
 @loop

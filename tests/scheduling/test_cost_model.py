@@ -137,3 +137,15 @@ def test_nominal_coefficients_go_by_the_gpus_name(name, sheet):
     assert nominal_coefficients(name)[1] == sheet
     assert nominal_coefficients("a GPU of next year")[1] == "an unknown GPU"
     assert nominal_coefficients(None)[1] == "a CPU"
+
+
+def test_a_batch_between_two_captured_sizes_costs_what_the_larger_one_does():
+    model = dataclasses.replace(estimator("H200", MOE).model, decode_sizes=(1, 2, 4, 8))
+    cohort = CohortWork.of_prompt(2048)
+    five, eight = DecodeWork(5, 9000), DecodeWork(8, 9000)
+    assert model.decode(five) == model.decode(eight)
+    assert model.merged(five, cohort) == model.merged(eight, cohort)
+    assert model.decode(DecodeWork(4, 9000)).seconds() < model.decode(five).seconds()
+    above = DecodeWork(9, 9000)  # no graph: it runs as it is
+    assert model.decode(above).seconds() > model.decode(eight).seconds()
+    assert model.decode(DecodeWork()).seconds() == 0

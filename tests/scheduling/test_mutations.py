@@ -115,6 +115,12 @@ def priorities(module: types.ModuleType) -> None:
         checks.check_priorities_are_never_passed(done)
 
 
+def between_chunks(module: types.ModuleType) -> None:
+    late = [Prompt(0.01 * i, tokens, 1) for i, tokens in enumerate((900, 100, 20_000, 300), 1)]
+    done = history(module, [Prompt(0, 30_000, 0), *late], max_tokens=4096)
+    checks.check_priorities_go_between_chunks(done)
+
+
 def order(module: types.ModuleType) -> None:
     checks.check_order_is_kept(history(module, mixed(priorities=1), keep_order=True))
 
@@ -180,6 +186,8 @@ MUTATIONS = [
     (ADMISSION, "return (-prompt.priority, 1,", "return (0, 1,", priorities),
     (ADMISSION, "prompt.priority < begun.priority or ", "", overtaking_by_priority),
     (ADMISSION, "view.keep_order or priority < stays", "view.keep_order", priorities),
+    (ADMISSION, "prompt.priority > begun.priority and", "False and", between_chunks),
+    (ADMISSION, "and prompt.work.tokens <= cap", "", between_chunks),
     (
         ADMISSION,
         "stays = prompt.priority\n                continue\n            longer",

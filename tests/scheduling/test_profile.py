@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from pathlib import Path
 
+import layered_sglang
 import pytest
 from layered_sglang.model_zoo.published import QWEN3_8B, QWEN3_30B_A3B
 from layered_sglang.scheduling.devices import nominal_coefficients
@@ -36,6 +38,18 @@ def test_the_profile_of_this_gpu_model_backend_and_tp_size_is_found(tmp_path):
     assert find_profile(tmp_path, *key) is None
     PROFILE.write(tmp_path / "h200.json")
     assert find_profile(tmp_path, *key) == (PROFILE, tmp_path / "h200.json")
+
+
+def test_every_profile_that_ships_is_found_by_its_gpu_and_model():
+    folder = Path(layered_sglang.__file__).parent / "profiles"
+    profiles = [CostProfile.read(path) for path in sorted(folder.glob("*.json"))]
+    assert profiles
+    models = {model_key(QWEN3_30B_A3B)}
+    for profile in profiles:
+        assert profile.model in models, "the key of a published config, or no server finds it"
+        key = (profile.device, profile.model, profile.attention, profile.tp_size)
+        found = find_profile(folder, *key)
+        assert found is not None and found[0] == profile, "two profiles for one GPU and model"
 
 
 def _without(name: str) -> str:

@@ -2,25 +2,68 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
+import asyncio
+import fcntl
+import hashlib
+import os
+import pickle
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from harness import Answer, Request, free_port, generate_all, running, stock_command
+from layered_sglang.model_zoo import find_preset, write_model
 
 
 @pytest.fixture(scope="session")
-def make_model(tmp_path_factory):
+def make_model(tmp_path_factory) -> Callable[[str], Path]:
     """``make_model(preset)``: folder of a tiny model, made once a run."""
     made: dict[str, Path] = {}
 
     def make(preset: str = "tiny") -> Path:
         if preset not in made:
             folder = tmp_path_factory.mktemp("models") / preset
-            subprocess.run(
-                [sys.executable, "-m", "layered_sglang.make_model", preset, str(folder)], check=True
-            )
-            made[preset] = folder
+            made[preset] = write_model(find_preset(preset), folder).directory
         return made[preset]
 
     return make
+
+
+@pytest.fixture(scope="session")
+def ask_stock(make_model, tmp_path_factory) -> Callable[..., list[list[Answer]]]:
+    """``ask_stock(requests, *flags, at_once=1, model="tiny")``: stock SGLang's answers.
+
+    The radix cache is off. One server answers for all modules of a worker that ask with the same flags
+    one after another, and an answer is asked for once a run: workers share a file of them.
+    """
+    runs = tmp_path_factory.getbasetemp()
+    shared = runs.parent if "PYTEST_XDIST_WORKER" in os.environ else runs
+
+    with ExitStack() as stack:
+        serving: tuple[str, tuple[str, ...]] | None = None
+        server = None
+
+        def ask(
+            requests: list[Request], *flags: str, at_once: int = 1, model: str = "tiny"
+        ) -> list[list[Answer]]:
+            nonlocal serving, server
+            key = hashlib.sha256(repr((requests, flags, at_once, model)).encode()).hexdigest()
+            file = shared / f"stock-answers-{key[:16]}"
+            with open(file, "ab+") as held:
+                fcntl.flock(held, fcntl.LOCK_EX)
+                held.seek(0)
+                if known := held.read():
+                    return pickle.loads(known)
+                if serving != (model, flags):
+                    stack.close()
+                    command = stock_command(
+                        make_model(model), free_port(), "--disable-radix-cache", *flags
+                    )
+                    log = tmp_path_factory.mktemp("stock") / "server.log"
+                    server, serving = stack.enter_context(running(command, log)), (model, flags)
+                answers = asyncio.run(generate_all(server, requests, at_once=at_once))
+                held.write(pickle.dumps(answers))
+                return answers
+
+        yield ask

@@ -3,34 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import json
 import os
-import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import aiohttp
-import psutil
+import processes
 import requests
 
 START_SECONDS = 300
-#: SGLang's memory checks: on, and fatal.
-STRICT = {
-    "SGLANG_ENABLE_STRICT_MEM_CHECK_DURING_BUSY": "1",
-    "SGLANG_ENABLE_STRICT_MEM_CHECK_DURING_IDLE": "1",
-    "HF_HUB_OFFLINE": "1",
-    "TOKENIZERS_PARALLELISM": "false",
-    # Threads of several processes that spin for one another's cores cost more than they give.
-    "OMP_NUM_THREADS": "1",
-}
 
 
 class ServerDied(AssertionError):
@@ -42,7 +31,7 @@ class Server:
     """A running server: its address, its process and its log."""
 
     url: str
-    process: subprocess.Popen
+    process: subprocess.Popen | processes.WarmProcess
     log: Path
 
     def log_end(self, lines: int = 40) -> str:
@@ -106,26 +95,42 @@ def stock_command(model: Path | str, port: int, *flags: str) -> list[str]:
 
 
 def _common(model: Path | str, port: int) -> list[str]:
-    return ["--model-path", str(model), "--port", str(port), "--dtype", "float32"]
+    # An idle scheduler would spin, on a core that the other worker's server needs.
+    flags = ["--dtype", "float32", "--sleep-on-idle"]
+    return ["--model-path", str(model), "--port", str(port), *flags]
+
+
+def start(
+    command: list[str],
+    log: Path,
+    env: dict[str, str] | None,
+    network_namespace: str | None = None,
+) -> subprocess.Popen | processes.WarmProcess:
+    """Start a server and return at once."""
+    import torch
+
+    full_env = {**os.environ, **processes.STRICT, **(env or {})}
+    if "sglang.launch_server" in command and not torch.cuda.is_available():
+        full_env["SGLANG_PLATFORM"] = "layered_sglang_cpu"
+    return processes.start(command, full_env, log, network_namespace)
+
+
+def failed_start(command: list[str], log: Path, env: dict[str, str] | None = None) -> list[str]:
+    """The lines of error of a server that has to end by itself, with a status that is not 0."""
+    process = start(command, log, env)
+    try:
+        status = process.wait(START_SECONDS)
+    finally:
+        processes.stop(process)
+    text = log.read_text(errors="replace")
+    assert status != 0, text
+    return [line for line in text.splitlines() if line.startswith("layered-sglang: error:")]
 
 
 @contextmanager
 def running(command: list[str], log: Path, env: dict[str, str] | None = None) -> Iterator[Server]:
     """Run a server until the block ends; it must still be alive and its log clean of leaks then."""
-    import torch
-
-    full_env = {**os.environ, **STRICT, **(env or {})}
-    if "sglang.launch_server" in command and not torch.cuda.is_available():
-        full_env["SGLANG_PLATFORM"] = "layered_sglang_cpu"
-    with open(log, "w") as out:
-        process = subprocess.Popen(
-            command,
-            stdout=out,
-            stderr=subprocess.STDOUT,
-            env=full_env,
-            start_new_session=True,
-            preexec_fn=_die_with_parent,
-        )
+    process = start(command, log, env)
     port = command[command.index("--port") + 1]
     server = Server(f"http://127.0.0.1:{port}", process, log)
     try:
@@ -136,16 +141,7 @@ def running(command: list[str], log: Path, env: dict[str, str] | None = None) ->
         assert "leak" not in text.lower(), f"memory leak reported\n{server.log_end()}"
         assert "Traceback" not in text, f"an exception was logged\n{server.log_end(80)}"
     finally:
-        _stop(process)
-
-
-def _die_with_parent() -> None:
-    """In the child: a killed test run must not leave a server behind.
-
-    NOTE: the parent is the thread that called, not the process.
-    """
-    prctl = ctypes.CDLL(None, use_errno=True).prctl
-    prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG; SGLang's processes then follow by themselves
+        processes.stop(process)
 
 
 def _wait_ready(server: Server) -> None:
@@ -162,19 +158,6 @@ def _wait_ready(server: Server) -> None:
     while "ready to roll" not in server.log.read_text(errors="replace"):
         assert time.monotonic() < deadline, f"not ready in time\n{server.log_end()}"
         time.sleep(0.2)
-
-
-def _stop(process: subprocess.Popen) -> None:
-    """End the server and every process it started, also those that left its process group."""
-    try:
-        family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(True)]
-    except psutil.NoSuchProcess:
-        return
-    for member in family:
-        with suppress(psutil.NoSuchProcess):
-            member.kill()
-    psutil.wait_procs(family, timeout=15)
-    process.wait(15)
 
 
 @dataclass(frozen=True)
@@ -216,6 +199,7 @@ class Answer:
     prompt_logprobs: list[float | None]
     finish: str
     text: str = ""
+    cached: int = 0  # tokens of the prompt that the radix cache had
     times: list[float] = field(default_factory=list)
 
 
@@ -231,6 +215,7 @@ def answer_of(out: dict[str, Any]) -> Answer:
         prompt_logprobs=[row[0] for row in meta.get("input_token_logprobs") or []],
         finish=reason["type"],
         text=out.get("text", ""),
+        cached=meta.get("cached_tokens") or 0,
     )
 
 

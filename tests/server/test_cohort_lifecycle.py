@@ -4,169 +4,55 @@ from __future__ import annotations
 
 import asyncio
 import json
-import random
 import time
 
 import aiohttp
 import pytest
-from harness import (
-    Request,
-    answer_of,
-    difference,
-    free_port,
-    generate,
-    generate_all,
-    layered_command,
-    running,
-    stock_command,
+from half_way import (
+    ALL,
+    IGNORE_EOS,
+    LONG,
+    POOL,
+    SCORED,
+    SHORT,
+    STREAM,
+    check,
+    fill_the_pool,
+    run,
+    settled,
 )
+from harness import Request, free_port, generate, layered_command, running
 
 pytestmark = [pytest.mark.server, pytest.mark.timeout(900)]
 
-_RNG = random.Random(3)
-IGNORE_EOS = (("ignore_eos", True),)
+
+#: Model and schedule of the server. gpt-oss has two KV pools, one for its layers with a window.
+SERVED = [("tiny", "overlap"), ("tiny", "sync"), ("tiny-gpt-oss", "overlap")]
 
 
-def prompt(n: int) -> tuple[int, ...]:
-    return tuple(_RNG.randrange(256) for _ in range(n))
-
-
-STREAM = Request(prompt(20), 150, IGNORE_EOS, stream=True)
-LONG = [Request(prompt(n), 6, IGNORE_EOS, logprob_start=0) for n in (1500, 1400, 2900)]
-GROWING = [Request(prompt(10), 320, IGNORE_EOS) for _ in range(10)]
-FILLERS = {n: Request(prompt(n), 1, IGNORE_EOS) for n in range(450, 951, 10)}
-SMALL = [Request(prompt(25), 1, IGNORE_EOS) for _ in range(2)]
-POOL = 3300
-SHORT = Request(prompt(12), 10, IGNORE_EOS)
-SCORED = Request(prompt(700), 0, logprob_start=0)  # prompt logprobs only
-ALL = [STREAM, *LONG, *GROWING, *FILLERS.values(), *SMALL, SHORT, SCORED]
+@pytest.fixture(scope="module", params=SERVED, ids="-".join)
+def served(request):
+    return request.param
 
 
 @pytest.fixture(scope="module")
-def wanted(make_model, tmp_path_factory):
+def wanted(served, ask_stock):
     """Stock SGLang's answers."""
-    log = tmp_path_factory.mktemp("stock") / "server.log"
-    with running(stock_command(make_model(), free_port(), "--disable-radix-cache"), log) as server:
-        answers = asyncio.run(generate_all(server, ALL, at_once=12))
+    answers = ask_stock(ALL, at_once=12, model=served[0])
     return {request: answer for request, (answer,) in zip(ALL, answers, strict=True)}
 
 
-def check(answers, wanted):
-    for request, answer in answers.items():
-        problem = difference(answer, wanted[request])
-        assert problem is None, f"{len(request.prompt)} tokens: {problem}"
-
-
-def settled(server):
-    server.wait_idle()
-    assert server.held_tokens() == 0
-    return server.counters()
-
-
-@pytest.fixture(scope="module", params=["overlap", "sync"])
-def server(request, make_model, tmp_path_factory):
+@pytest.fixture(scope="module")
+def server(served, make_model, tmp_path_factory):
     """One layer an iteration, chunks of 1000 tokens, a pool that growing answers outgrow."""
     flags = ["--num-layer-groups", "8", "--layered-max-prefill-tokens", "1000", "--enable-metrics"]
     flags += ["--max-total-tokens", str(POOL), "--schedule-conservativeness", "0.01"]
     flags += ["--load-snapshot-publish-interval", "1"]
-    flags += [] if request.param == "overlap" else ["--disable-overlap-schedule"]
+    model, schedule = served
+    flags += [] if schedule == "overlap" else ["--disable-overlap-schedule"]
     log = tmp_path_factory.mktemp("layered") / "server.log"
-    with running(layered_command(make_model(), free_port(), *flags), log) as s:
+    with running(layered_command(make_model(model), free_port(), *flags), log) as s:
         yield s
-
-
-def run(server, first, *arrivals, actions=()):
-    """Send ``first``, a stream, and what is timed by its tokens, so that no machine is too fast or slow.
-
-    Args:
-        arrivals: ``(tokens, request, rid)``: sent when ``first`` has that many tokens, or has ended.
-        actions: ``(tokens, seconds, path, body)``: posted that many seconds later than that.
-
-    Returns:
-        Answers by request, and the actions' statuses.
-    """
-
-    async def go():
-        length = 0
-        longer = asyncio.Condition()
-
-        async def grown(tokens):
-            async with longer:
-                await longer.wait_for(lambda: length >= tokens)
-
-        async def told(tokens):
-            nonlocal length
-            async with longer:
-                length = tokens
-                longer.notify_all()
-
-        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=300)) as session:
-            tellers = []
-
-            async def stream():
-                (answer,) = await generate(
-                    session,
-                    server,
-                    first,
-                    progress=lambda n: tellers.append(asyncio.ensure_future(told(n))),
-                )
-                await asyncio.gather(*tellers)
-                await told(10**9)
-                return first, answer
-
-            async def one(tokens, request, rid):
-                await grown(tokens)
-                return request, (await generate(session, server, request, rid))[0]
-
-            async def act(tokens, seconds, path, body):
-                await grown(tokens)
-                await asyncio.sleep(seconds)
-                async with session.post(server.url + path, json=body) as response:
-                    return response.status
-
-            sent = asyncio.gather(stream(), *(one(*a) for a in arrivals))
-            acted = asyncio.gather(*(act(*a) for a in actions))
-            return dict(await sent), await acted
-
-    return asyncio.run(go())
-
-
-def fill_the_pool(server, left):
-    """Answers by request: three prompts in a cohort fill the pool but for ``left`` to ``left`` + 9 slots.
-
-    Ten answers grow meanwhile, by 10 * 8 slots until the cohort has passed its eight layer groups.
-    They are held (paused in place) until the prompts wait, so that what is free is known.
-    """
-
-    async def go():
-        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=300)) as session:
-
-            async def post(path, **body):
-                async with session.post(server.url + path, json=body) as response:
-                    assert response.status == 200
-                    return await response.json() if path == "/generate" else None
-
-            async def held():
-                async with session.get(server.url + "/v1/loads") as response:
-                    return sum(load["num_used_tokens"] for load in (await response.json())["loads"])
-
-            growing = [asyncio.create_task(generate(session, server, r)) for r in GROWING]
-            while await held() < POOL - 950:
-                await asyncio.sleep(0.02)
-            await post("/pause_generation", mode="in_place")
-            await asyncio.sleep(0.3)
-            small = sum(len(r.prompt) for r in SMALL)
-            prompts = [FILLERS[(POOL - await held() - small - left) // 10 * 10], *SMALL]
-            # In one request, so that they come together.
-            body = SMALL[0].body(None) | {"input_ids": [list(r.prompt) for r in prompts]}
-            fillers = asyncio.create_task(post("/generate", **body))
-            await asyncio.sleep(1.0)
-            await post("/continue_generation")
-            answers = [answer for (answer,) in await asyncio.gather(*growing)]
-            answers += map(answer_of, await fillers)
-            return dict(zip([*GROWING, *prompts], answers, strict=True))
-
-    return asyncio.run(go())
 
 
 def test_a_cohort_restarts_when_the_pool_runs_out(server, wanted):
@@ -240,11 +126,14 @@ def test_pause_and_continue(server, wanted, mode, tokens):
 
 
 def test_a_prompt_that_is_only_scored(server, wanted):
-    merged = settled(server).get("iterations:merged", 0)
-    answers, _ = run(server, STREAM, (20, SCORED, "scored"))
-    check(answers, wanted)
-    assert len(answers[SCORED].prompt_logprobs) == 700
-    assert settled(server)["iterations:merged"] >= merged + 8
+    for _ in range(4):  # on a busy machine the stream may have ended when the prompt comes
+        merged = settled(server).get("iterations:merged", 0)
+        answers, _ = run(server, STREAM, (20, SCORED, "scored"))
+        check(answers, wanted)
+        assert len(answers[SCORED].prompt_logprobs) == 700
+        if settled(server)["iterations:merged"] >= merged + 8:
+            return
+    pytest.fail("it was never layered")
 
 
 def test_bad_requests_get_4xx_and_harm_nobody(server, wanted):
@@ -309,7 +198,7 @@ def test_openai_chat_streams_while_a_prompt_is_layered(server, wanted):
     assert settled(server)["iterations:merged"] > merged
 
 
-def test_a_request_that_times_out_in_a_cohort(make_model, tmp_path, wanted):
+def test_a_request_that_times_out_in_a_cohort(make_model, tmp_path):
     """``SGLANG_REQ_RUNNING_TIMEOUT`` reaches requests whose prompt is half computed."""
     flags = ["--num-layer-groups", "8", "--enable-metrics"]
     command = layered_command(make_model(), free_port(), *flags)

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 import pytest
-from harness import free_port, generate_all, layered_command, running, stock_command
+from harness import free_port, layered_command, running
 from mixtures import make_mixture, make_requests, penalised, play
 
 pytestmark = [pytest.mark.server, pytest.mark.timeout(900)]
@@ -20,22 +20,26 @@ OVERTAKING = ("--itl-slo-ms", "4")  # one layer an iteration; short cohorts take
 
 
 @pytest.mark.parametrize(
-    ("overlap", "policy"), [(True, OVERTAKING), (False, FIXED)], ids=["overlap-slo", "sync-fixed"]
+    ("overlap", "policy", "side_by_side"),
+    [(True, OVERTAKING, False), (False, FIXED, False), (True, OVERTAKING, True)],
+    ids=["overlap-slo", "sync-fixed", "side-by-side"],
 )
-def test_answers_through_layer_graphs_are_stock_sglangs(make_model, tmp_path, overlap, policy):
+def test_answers_through_layer_graphs_are_stock_sglangs(
+    make_model, ask_stock, tmp_path, overlap, policy, side_by_side
+):
     """Prompts of up to 3000 tokens: cohorts above and below the largest graph, batches above the
-    largest captured one, cohorts cut into chunks, cohorts that others overtake."""
-    model, replays = make_model(), tmp_path / "replays"
-    command = stock_command(model, free_port(), "--disable-radix-cache")
-    with running(command, tmp_path / "stock.log") as server:
-        references = asyncio.run(generate_all(server, REQUESTS, at_once=4))
+    largest captured one, cohorts cut into chunks, cohorts that others overtake. Side by side: cohorts
+    above the largest graph run beside decode's whole graph."""
+    references, replays = ask_stock(REQUESTS, at_once=4), tmp_path / "replays"
     env = {
         "GRAPH_STAND_IN_FILE": str(replays),
         "PYTHONPATH": os.pathsep.join(filter(None, [str(STAND_IN), os.environ.get("PYTHONPATH")])),
     }
+    if side_by_side:
+        env["GRAPH_STAND_IN_SIDE_BY_SIDE"] = "1"
     flags = [*policy, "--layered-max-prefill-tokens", "1500"]
     flags += ["--enable-metrics", *([] if overlap else ["--disable-overlap-schedule"])]
-    command = layered_command(model, free_port(), *flags)
+    command = layered_command(make_model(), free_port(), *flags)
     with running(command, tmp_path / "layered.log", env) as server:
         assert "each layer of decode up to 8 requests, of layer groups up to 1024" in (
             server.log.read_text()
@@ -50,4 +54,5 @@ def test_answers_through_layer_graphs_are_stock_sglangs(make_model, tmp_path, ov
         if policy is OVERTAKING:
             assert server.counters()["overtaking_cohorts"] > 0
     kinds = replays.read_text()
+    assert (kinds.count("w") > 50) == side_by_side
     assert kinds.count("d") > 200 and kinds.count("m") > 50

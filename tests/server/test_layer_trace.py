@@ -22,13 +22,14 @@ PROBE = Path(__file__).parent / "layer_probe"
 @pytest.mark.parametrize("overlap", [True, False], ids=["overlap", "sync"])
 def test_each_prompt_token_passes_each_layer_once(make_model, tmp_path, overlap):
     rng = random.Random(1)
-    trace = tmp_path / "probe.jsonl"
+    trace, iterations = tmp_path / "probe.jsonl", tmp_path / "iterations.jsonl"
     prompts = {
         f"p{i}": tuple(rng.randrange(256) for _ in range(n))
         for i, n in enumerate([40, 900, 333, 1500, 7, 1200])
     }
     outputs = {"p0": 120, "p1": 8, "p2": 30, "p3": 4, "p4": 20, "p5": 3}
     flags = ["--layered-max-prefill-tokens", "1000", "--layer-group-tokens", "150"]
+    flags += ["--layered-trace-file", str(iterations)]
     flags += ["--disable-radix-cache", *([] if overlap else ["--disable-overlap-schedule"])]
     env = {
         "LAYER_PROBE_FILE": str(trace),
@@ -50,6 +51,7 @@ def test_each_prompt_token_passes_each_layer_once(make_model, tmp_path, overlap)
     with running(command, tmp_path / "server.log", env) as server:
         asyncio.run(drive(server))
         server.wait_idle()
+    expect_contexts([json.loads(line) for line in iterations.read_text().splitlines()], prompts)
     records = [json.loads(line) for line in trace.read_text().splitlines()]
 
     seen: collections.Counter = collections.Counter()
@@ -84,3 +86,15 @@ def expect_decode_beside_cohort(record):
     assert record["cohort_sampled"] == (len(record["cohort"]) if record["last"] else 0)
     layers = {layer for (rid,), _p, layer in record["triples"] if rid in record["cohort"]}
     assert layers == set(range(min(layers), max(layers) + 1))
+
+
+def expect_contexts(iterations, prompts):
+    """A request's decode step attends to its prompt, to the tokens before and to its own."""
+    steps: collections.Counter = collections.Counter()
+    for line in iterations:
+        if not prompts.keys() >= set(line["decode"]):
+            continue  # SGLang's own request at start-up
+        steps.update(line["decode"])
+        context = sum(len(prompts[rid]) + steps[rid] for rid in line["decode"])
+        assert line["decode_context"] == context, line
+    assert sum(steps.values()) > 100

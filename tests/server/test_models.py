@@ -3,73 +3,148 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 
-import aiohttp
 import pytest
 from harness import (
     Request,
     difference,
     free_port,
-    generate,
+    generate_all,
     layered_command,
     running,
     stock_command,
 )
 from layered_sglang.executor.architectures import ARCHITECTURES
+from timed import run
 
-pytestmark = pytest.mark.server
+pytestmark = [pytest.mark.server, pytest.mark.timeout(900)]
 
 #: Architecture -> preset; Qwen3-MoE is what test_scenarios.py serves.
 PRESETS = {
+    "DeepseekV2ForCausalLM": "tiny-deepseek-v2",
+    "DeepseekV3ForCausalLM": "tiny-deepseek-v3",
     "Glm4MoeForCausalLM": "tiny-glm4-moe",
+    "GptOssForCausalLM": "tiny-gpt-oss",
     "LlamaForCausalLM": "tiny-llama",
     "MixtralForCausalLM": "tiny-mixtral",
+    "Qwen2MoeForCausalLM": "tiny-qwen2-moe",
     "Qwen3ForCausalLM": "tiny-qwen3",
 }
+
+#: Where SGLang's own schedule, too, computes with operators of ours (``platforms/``): it is compared
+#: with transformers first.
+WITH_OUR_OPERATORS = {"tiny-deepseek-v2", "tiny-deepseek-v3", "tiny-gpt-oss", "tiny-qwen2-moe"}
+
+_RNG = random.Random(7)
+IGNORE_EOS = (("ignore_eos", True),)
+
+
+def prompt(n: int) -> tuple[int, ...]:
+    return tuple(_RNG.randrange(256) for _ in range(n))
+
+
+STREAM = Request(prompt(30), 230, IGNORE_EOS, stream=True)
+FIRST = Request(prompt(700), 20, IGNORE_EOS)
+SCORED = Request(prompt(400), 16, IGNORE_EOS, logprob_start=0)
+SHORT = Request(prompt(5), 40, IGNORE_EOS)
+LONG = Request(prompt(2100), 8, IGNORE_EOS, logprob_start=0)  # three chunks
+AGAIN = Request(FIRST.prompt + prompt(90), 12, IGNORE_EOS)  # behind what the radix cache has
+GONE = [Request(prompt(2900), 8, IGNORE_EOS) for _ in range(3)]
+ALL = [STREAM, FIRST, SCORED, SHORT, LONG, AGAIN]
 
 
 def test_every_architecture_is_tested():
     assert set(PRESETS) | {"Qwen3MoeForCausalLM"} == set(ARCHITECTURES)
 
 
-def traffic() -> list[Request]:
-    rng = random.Random(7)
-    sizes = [(30, 400), (700, 20), (1500, 12), (5, 40), (400, 16), (2100, 8)]
-    return [
-        Request(
-            tuple(rng.randrange(256) for _ in range(prompt)),
-            output,
-            (("ignore_eos", True),),
-            logprob_start=0 if i % 2 else -1,
-        )
-        for i, (prompt, output) in enumerate(sizes)
-    ]
+def transformers_logprobs(folder, tokens: tuple[int, ...]) -> list[float]:
+    """Log-probabilities of ``tokens`` but the first, by transformers."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(folder).eval()
+    config = model.config
+    for layer in model.model.layers:
+        attention = layer.self_attn
+        if config.model_type == "gpt_oss":
+            layer.mlp.experts.limit = config.swiglu_limit  # a constant in transformers
+            attention.sinks.data = attention.sinks.data.bfloat16().float()  # as SGLang keeps them
+        if config.model_type == "deepseek_v2":
+            # transformers leaves out what stretched rotary embeddings do to the scale.
+            rope = config.rope_parameters
+            stretched = 0.1 * rope["mscale_all_dim"] * math.log(rope["factor"]) + 1
+            attention.scaling *= stretched**2
+    with torch.no_grad():
+        logprobs = model(torch.tensor([tokens])).logits[0].log_softmax(-1)
+    return logprobs[torch.arange(len(tokens) - 1), torch.tensor(tokens[1:])].tolist()
 
 
-async def send(server, gap: float):
-    timeout = aiohttp.ClientTimeout(total=300)
-    async with aiohttp.ClientSession(timeout=timeout) as session:
-
-        async def one(i: int, request: Request):
-            await asyncio.sleep(gap * i)
-            return (await generate(session, server, request))[0]
-
-        return await asyncio.gather(*(one(i, r) for i, r in enumerate(traffic())))
+EIGHT_LAYER_GROUPS = ("--num-layer-groups", "8")
 
 
-@pytest.mark.timeout(600)
-@pytest.mark.parametrize("preset", PRESETS.values())
-def test_tokens_are_stock_sglangs(preset, make_model, tmp_path):
+def compare(make_model, folder, preset, *flags: str, policy=EIGHT_LAYER_GROUPS) -> None:
+    """Compare a layered server's answers to those of SGLang's own schedule; both with ``flags``."""
     model = make_model(preset)
-    with running(stock_command(model, free_port()), tmp_path / "stock.log") as server:
-        wanted = asyncio.run(send(server, gap=0.0))
-    flags = ["--layer-group-tokens", "150", "--layered-max-prefill-tokens", "1000"]
-    command = layered_command(model, free_port(), *flags, "--enable-metrics")
-    with running(command, tmp_path / "layered.log") as server:
-        answers = asyncio.run(send(server, gap=0.2))
+    with running(stock_command(model, free_port(), *flags), folder / "stock.log") as server:
+        answers = asyncio.run(generate_all(server, ALL))
+        wanted = {request: answer for request, (answer,) in zip(ALL, answers, strict=True)}
+    if preset in WITH_OUR_OPERATORS:
+        got, by_transformers = (
+            wanted[SCORED].prompt_logprobs[1:],
+            transformers_logprobs(model, SCORED.prompt),
+        )
+        assert got == pytest.approx(by_transformers, abs=2e-3)
+    ours = ["--layered-max-prefill-tokens", "1000", "--enable-metrics"]
+    command = layered_command(model, free_port(), *ours, *policy, *flags)
+    with running(command, folder / "layered.log") as server:
+        answers, _ = run(
+            server,
+            STREAM,
+            (10, FIRST, "first"),
+            (30, SCORED, "scored"),
+            (33, SHORT, "short"),
+            (60, LONG, "long"),
+            (120, AGAIN, "again"),
+            *((150 + 20 * i, gone, f"gone{i}") for i, gone in enumerate(GONE)),
+            # A chunk takes 8 iterations; how many of them pass before an abort arrives, nobody knows.
+            actions=[
+                (152 + 22 * i, 0.0, "/abort_request", {"rid": f"gone{i}"}) for i in range(len(GONE))
+            ],
+        )
         server.wait_idle()
         assert server.held_tokens() == 0
-        assert server.counters()["iterations:merged"] >= 8
-    for i, (got, want) in enumerate(zip(answers, wanted, strict=True)):
-        assert (problem := difference(got, want)) is None, f"request {i}: {problem}"
+        counters = server.counters()
+    assert counters["iterations:merged"] >= (40 if policy == EIGHT_LAYER_GROUPS else 10)
+    assert counters["aborted_cohorts"] >= (1 if policy == EIGHT_LAYER_GROUPS else 0)
+    assert {answers.pop(gone).finish for gone in GONE} == {"abort"}
+    if "--disable-radix-cache" not in flags:
+        assert answers[AGAIN].cached >= 600
+    for request, got in answers.items():
+        problem = difference(got, wanted[request])
+        assert problem is None, f"prompt of {len(request.prompt)}: {problem}"
+
+
+@pytest.mark.parametrize("preset", PRESETS.values())
+def test_tokens_are_stock_sglangs(preset, make_model, tmp_path):
+    compare(make_model, tmp_path, preset)
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--disable-hybrid-swa-memory"],
+        ["--disable-radix-cache"],
+        ["--disable-overlap-schedule"],
+    ],
+    ids=" ".join,
+)
+def test_sliding_windows_whatever_holds_their_keys(flags, make_model, tmp_path):
+    """One pool for all layers, two pools without a radix tree, two without overlap."""
+    compare(make_model, tmp_path, "tiny-gpt-oss", *flags)
+
+
+def test_layer_groups_by_cost(make_model, tmp_path):
+    """Dense layers before layers with experts, cut by what they cost under a target."""
+    compare(make_model, tmp_path, "tiny-deepseek-v3", policy=("--itl-slo-ms", "25"))

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from harness import free_port, layered_command
+from harness import failed_start, free_port, layered_command
 
 pytestmark = pytest.mark.server
 HERE = Path(__file__).parent
@@ -76,19 +76,12 @@ def test_a_plugin_list_without_us_stops_the_launcher(make_model):
 
 
 @pytest.mark.timeout(300)
-def test_a_replaced_scheduler_stops_the_server(make_model):
+def test_a_replaced_scheduler_stops_the_server(make_model, tmp_path):
     """Another plugin takes the scheduler class: the scheduler process says so, the server ends."""
     path = os.pathsep.join(filter(None, [str(HERE / "rival_plugin"), os.environ.get("PYTHONPATH")]))
-    done = subprocess.run(
-        layered_command(make_model(), free_port()),
-        env={**os.environ, "PYTHONPATH": path},
-        capture_output=True,
-        text=True,
-        timeout=280,
-    )
-    assert done.returncode != 0
-    errors = [x for x in done.stderr.splitlines() if x.startswith("layered-sglang: error:")]
-    assert errors and "RivalScheduler, not the layered scheduler" in errors[0], done.stderr
+    command, log = layered_command(make_model(), free_port()), tmp_path / "server.log"
+    errors = failed_start(command, log, {"PYTHONPATH": path})
+    assert errors and "RivalScheduler, not the layered scheduler" in errors[0], log.read_text()
 
 
 @pytest.mark.timeout(200)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -105,23 +107,30 @@ def test_one_request_takes_its_prefill_and_then_its_decode_iterations():
         assert outcome.finished_at == pytest.approx(1.0 + outcome.e2e[0])
 
 
-def test_a_prompt_beside_a_stream_by_hand():
-    """One stream; a prompt of 1024 tokens comes: two layer groups, against SGLang's whole prefill."""
+@pytest.mark.parametrize("overlap", [True, False])
+def test_a_prompt_beside_a_stream_by_hand(overlap):
+    """One stream; a prompt of 1024 tokens comes: two layer groups, against SGLang's whole prefill.
+
+    With overlap the iteration after the one in which it comes is planned already.
+    """
+    model = dataclasses.replace(MODEL, overlap=overlap)
+    setup = dataclasses.replace(SETUP, model=model)
     requests = traffic((0.0, 400, 60), (0.05, 1024, 1))
-    start = MODEL.prefill(CohortWork.of_prompt(400)).seconds()
-    ticks, now = 0, start
-    while now < 0.05:
-        now += MODEL.decode(DecodeWork(1, 400 + ticks)).seconds()
+    start = model.prefill(CohortWork.of_prompt(400)).seconds()
+    ticks, now, begun = 0, start, 0.0
+    while (begun if overlap else now) < 0.05:
+        begun = now
+        now += model.decode(DecodeWork(1, 400 + ticks)).seconds()
         ticks += 1
     work = CohortWork.of_prompt(1024)
-    groups = [MODEL.merged(DecodeWork(1, 400 + ticks + i), work).seconds(24) for i in (0, 1)]
-    fixed = simulate_replica(System("fixed", 512), SETUP, requests)
+    groups = [model.merged(DecodeWork(1, 400 + ticks + i), work).seconds(24) for i in (0, 1)]
+    fixed = simulate_replica(System("fixed", 512), setup, requests)
     assert fixed.ttft[1] == pytest.approx(now - 0.05 + sum(groups))
     assert fixed.worst[0] == pytest.approx(max(groups))
-    whole = MODEL.prefill(work).seconds()
-    first = simulate_replica(System("chunked", 8192), SETUP, requests)
+    whole = model.prefill(work).seconds()
+    first = simulate_replica(System("chunked", 8192), setup, requests)
     assert first.ttft[1] == pytest.approx(now - 0.05 + whole)
-    gap = whole + MODEL.decode(DecodeWork(1, 400 + ticks)).seconds()
+    gap = whole + model.decode(DecodeWork(1, 400 + ticks)).seconds()
     assert first.worst[0] == pytest.approx(gap)
 
 

@@ -3,14 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from layered_sglang.bench.client import Endpoint, Prepared, Row, open_session, prepare, send
 from layered_sglang.bench.workload import Request
 
 POLL_SECONDS = 0.2
+
+
+@asynccontextmanager
+async def _no_garbage_collection() -> AsyncIterator[None]:
+    """Python's collector would stop this process for as long as an iteration of the server takes, or
+    longer, and the requests' times would be its own."""
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 @dataclass
@@ -46,7 +60,6 @@ async def drive(
     """
     progress = Progress()
     prepared = [prepare(endpoint, r, row.rid) for r, row in zip(requests, rows, strict=True)]
-    start = time.perf_counter()
 
     async def one(request: Prepared, row: Row) -> None:
         await asyncio.sleep(max(0.0, start + row.arrival - time.perf_counter()))
@@ -56,7 +69,8 @@ async def drive(
         progress.failed += bool(row.error)
         finished(row)
 
-    async with open_session(request_seconds) as session:
+    async with _no_garbage_collection(), open_session(request_seconds) as session:
+        start = time.perf_counter()
         tasks = [
             asyncio.create_task(one(request, row))
             for request, row in zip(prepared, rows, strict=True)

@@ -19,16 +19,24 @@ class Architecture:
     Attributes:
         stack: attribute that holds the decoder (embedding, layers, final norm).
         experts: whether it has mixture-of-experts layers (dense models gain nothing in bytes).
+        latent: whether its attention is latent (MLA). A prompt's keys and values may then be expanded
+            from the narrow vectors in the cache, while decode attends to these as they are. Merged rows
+            all do as decode does.
     """
 
     stack: str = "model"
     experts: bool = True
+    latent: bool = False
 
 
 ARCHITECTURES: dict[str, Architecture] = {
+    "DeepseekV2ForCausalLM": Architecture(latent=True),
+    "DeepseekV3ForCausalLM": Architecture(latent=True),
     "Glm4MoeForCausalLM": Architecture(),
+    "GptOssForCausalLM": Architecture(),
     "LlamaForCausalLM": Architecture(experts=False),
     "MixtralForCausalLM": Architecture(),
+    "Qwen2MoeForCausalLM": Architecture(),
     "Qwen3ForCausalLM": Architecture(experts=False),
     "Qwen3MoeForCausalLM": Architecture(),
 }

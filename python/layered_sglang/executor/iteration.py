@@ -14,14 +14,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
+from sglang.srt.model_executor.forward_batch_info import ForwardMode
 
 from layered_sglang.executor.architectures import Architecture
 from layered_sglang.executor.cohort_state import CarriedRows, CohortState
 from layered_sglang.executor.decode_graphs import DecodeGraphRows
 from layered_sglang.executor.decode_rows import DecodeRows, EagerDecodeRows
+from layered_sglang.executor.green_contexts import Partitioning
 from layered_sglang.executor.layer_range import LayerRangeModel
 from layered_sglang.executor.merged_graphs import MergedLayerGraphs
 from layered_sglang.executor.mixed_attention import MixedAttention
+from layered_sglang.executor.side_by_side import SideBySide
 from layered_sglang.scheduling import LayerGroup
 
 if TYPE_CHECKING:
@@ -54,6 +57,7 @@ class LayerGroupExecutor:
         self._eager_decode = EagerDecodeRows(self.model, self.attention.decode)
         self._decode_graphs: DecodeGraphRows | None = None
         self._merged_graphs: MergedLayerGraphs | None = None
+        self._side_by_side: SideBySide | None = None
         self._active: CohortState | None = None  # whose metadata and rows are in place
 
     @property
@@ -62,17 +66,29 @@ class LayerGroupExecutor:
         return 0 if self._merged_graphs is None else self._merged_graphs.sizes[-1]
 
     @property
+    def decode_sizes(self) -> tuple[int, ...]:
+        """Batch sizes that decode replays graphs of, ascending; empty without graphs."""
+        return () if self._decode_graphs is None else tuple(self._decode_graphs.capture_bs)
+
+    @property
     def decode_graphs(self) -> bool:
         """Whether decode rows beside a layer group replay graphs."""
         return self._decode_graphs is not None
 
-    def capture_graphs(self, model_runner: ModelRunner, max_merged_rows: int) -> str:
+    def capture_graphs(
+        self,
+        model_runner: ModelRunner,
+        max_merged_rows: int,
+        partitioning: Partitioning | None = None,
+    ) -> str:
         """Capture the layers as CUDA graphs, after SGLang captured its own.
 
         Args:
             model_runner: SGLang's.
             max_merged_rows: cohort and decode rows of an active layer group that a graph is kept for;
                 0: none.
+            partitioning: for longer layer groups decode and the cohort run side by side, each in its
+                lane; ``None``: they are merged, too.
 
         Returns:
             What was captured, one phrase for the start-up banner.
@@ -84,6 +100,9 @@ class LayerGroupExecutor:
                 model_runner, self.model, self.attention, max_merged_rows
             )
             text += f", of layer groups up to {self._merged_graphs.sizes[-1]} tokens"
+        if partitioning is not None:
+            self._side_by_side = SideBySide(model_runner, partitioning)
+            text += f", {self._side_by_side.describe()}"
         return text
 
     def run(
@@ -115,6 +134,8 @@ class LayerGroupExecutor:
             planned()
             out = self.model.run(layers, cohort, state.carried, self.attention.cohort)
             return IterationLogits(None, self._leave(state, cohort, out))
+        if self._runs_side_by_side(cohort, decode):
+            return self._run_side_by_side(decode, state, layers, planned)
         graphs = self._decode_graphs
         passing: DecodeRows = self._eager_decode
         if graphs is not None and graphs.can_run_graph(decode):
@@ -130,6 +151,32 @@ class LayerGroupExecutor:
             return IterationLogits(logits, self._leave(state, cohort, out[:n]))
         state.carried = out.rows(0, n)
         return IterationLogits(passing.after(layers.end, out.rows(n)), None)
+
+    def _runs_side_by_side(self, cohort: ForwardBatch, decode: ForwardBatch) -> bool:
+        """Only where merged rows have no graph: what is launched layer by layer hides behind decode."""
+        graphs = self._merged_graphs
+        return (
+            self._side_by_side is not None
+            and (graphs is None or not graphs.fits(cohort, decode))
+            and self._side_by_side.takes(decode)
+        )
+
+    def _run_side_by_side(
+        self,
+        decode: ForwardBatch,
+        state: CohortState,
+        layers: LayerGroup,
+        planned: Callable[[], None],
+    ) -> IterationLogits:
+        """Decode's whole graph on its part of the GPU, the cohort's layer group on the other."""
+        cohort = state.forward_batch
+        assert cohort is not None and self._side_by_side is not None
+
+        def run_cohort() -> LogitsProcessorOutput | None:
+            out = self.model.run(layers, cohort, state.carried, self.attention.cohort)
+            return self._leave(state, cohort, out)
+
+        return IterationLogits(*self._side_by_side.run(decode, planned, run_cohort))
 
     def _activate(self, state: CohortState) -> None:
         """Put ``state`` in the place of the cohort that ran before it, if that is another one."""
@@ -158,7 +205,8 @@ class LayerGroupExecutor:
             rows = None
             if carried is not None and before is not None:
                 rows = CarriedRows.cat(carried, before)
-            return self.model.run(layers, merge_inputs(cohort, decode), rows, self.attention)
+            merged = merge_inputs(cohort, decode, self.model.architecture.latent)
+            return self.model.run(layers, merged, rows, self.attention)
         finally:
             self.attention.set_rows(None, None)
 
@@ -174,14 +222,21 @@ class LayerGroupExecutor:
         return self.model.logits(cohort, out)
 
 
-def merge_inputs(cohort: ForwardBatch, decode: ForwardBatch) -> ForwardBatch:
+def merge_inputs(
+    cohort: ForwardBatch, decode: ForwardBatch, as_decode: bool = False
+) -> ForwardBatch:
     """Inputs of the active layer group: cohort rows first, decode rows behind them.
 
     Layers read these per-token fields; what is per request stays with the two parts, which attention
     reads (:class:`MixedAttention`).
+
+    Args:
+        as_decode: tell the layers that all rows decode, so that latent attention projects all of them
+            for keys as the cache has them. Attention itself is told of each part what it is.
     """
     merged = dataclasses.replace(
         cohort,
+        forward_mode=ForwardMode.DECODE if as_decode else cohort.forward_mode,
         input_ids=torch.cat((cohort.input_ids, decode.input_ids)),
         positions=torch.cat((cohort.positions, decode.positions)),
         out_cache_loc=torch.cat((cohort.out_cache_loc, decode.out_cache_loc)),

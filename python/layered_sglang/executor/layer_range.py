@@ -51,6 +51,7 @@ class LayerRangeModel:
     def __init__(self, model: torch.nn.Module, architecture: Architecture) -> None:
         self._model: Any = model
         self._stack: Any = getattr(model, architecture.stack)
+        self.architecture = architecture
         self.num_layers = len(self._stack.layers)
         whole = (self._stack.start_layer, self._stack.end_layer)
         if whole != (0, self.num_layers):

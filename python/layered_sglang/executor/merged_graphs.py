@@ -46,6 +46,11 @@ SIZES = (
 WARM_UPS = 2
 
 
+def sizes_up_to(max_rows: int) -> list[int]:
+    """The row counts that get a graph."""
+    return [size for size in SIZES if size <= max_rows]
+
+
 class MergedLayerGraphs:
     """Graphs of single layers for merged rows.
 
@@ -69,7 +74,7 @@ class MergedLayerGraphs:
         max_rows: int,
     ) -> None:
         self._model, self._attention = model, attention
-        self.sizes = [size for size in SIZES if size <= max_rows]
+        self.sizes = sizes_up_to(max_rows)
         self._graphs: dict[int, list[BreakableCUDAGraph]] = {}  # by size: one a layer
         rows, config = self.sizes[-1], model_runner.model_config
         with torch.device(model_runner.device):

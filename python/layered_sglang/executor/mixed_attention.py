@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from sglang.srt.model_executor.forward_batch_info import ForwardBatch
 
 
+#: Further arguments that have a row a token: the rotated part of latent attention's queries and keys.
+PER_TOKEN = ("q_rope", "k_rope")
+
+
 class MixedAttention(AttentionBackend):
     """Sends cohort rows down the extend path and decode rows down the decode path.
 
@@ -85,6 +89,10 @@ class MixedAttention(AttentionBackend):
         for backend, rows in ((self.cohort, cohort), (self.decode, decode)):
             end = start + rows.input_ids.shape[0]
             part = slice(start, end)
+            own = {
+                name: value[part] if name in PER_TOKEN and value is not None else value
+                for name, value in kwargs.items()
+            }
             result = backend.forward(
                 q[part],
                 None if k is None else k[part],
@@ -92,7 +100,7 @@ class MixedAttention(AttentionBackend):
                 layer,
                 rows,
                 save_kv_cache,
-                **kwargs,
+                **own,
             )
             out[part] = result.view(end - start, -1)
             start = end

@@ -27,8 +27,8 @@ class Cohort:
 
     Two may be in flight: one that overtakes runs first, the other waits between two layer groups.
     A cohort leaves early when all its requests are aborted (KV released, nothing published) or when
-    the KV pool runs out (KV released, requests queued again). The scheduler owns it; an iteration
-    borrows it through a :class:`LayerGroupStep`.
+    the KV pool runs out (KV released, requests queued again). The scheduler's
+    ``CohortsInFlight`` owns it; an iteration borrows it through a :class:`LayerGroupStep`.
 
     NOTE: while a cohort is in flight none of its requests has a result in the overlap queue: a
     chunk's result is processed in the iteration that admits the next chunk, before anything can
@@ -58,6 +58,15 @@ class Cohort:
         """Prompt tokens it computes."""
         return self.batch.extend_num_tokens
 
+    @property
+    def chunk_tokens(self) -> int:
+        """Those of them that belong to a prompt cut into chunks."""
+        return sum(
+            length
+            for req, length in zip(self.reqs, self.batch.extend_lens, strict=True)
+            if req is self.batch.chunked_req or req.extend_batch_idx > 1
+        )
+
     @cached_property
     def work(self) -> CohortWork:
         """Its rows, in the planner's words; asked for at admission, while SGLang's batch says so."""
@@ -66,11 +75,11 @@ class Cohort:
     def view(self, decode: DecodeWork, itl_target: float | None) -> CohortView:
         return CohortView(self.num_layers, self.next_layer, self.work, decode, itl_target)
 
-    def advance(self, layers: LayerGroup) -> LayerGroupStep:
-        """Hand out ``layers`` for launch in this iteration."""
+    def advance(self, layers: LayerGroup, decode: DecodeWork) -> LayerGroupStep:
+        """Hand out ``layers`` for launch in this iteration, beside these decode rows."""
         assert layers.start == self.next_layer and layers.end > layers.start
         self.next_layer = layers.end
-        return LayerGroupStep(self, layers)
+        return LayerGroupStep(self, layers, decode)
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,6 +88,7 @@ class LayerGroupStep:
 
     cohort: Cohort
     layers: LayerGroup
+    decode: DecodeWork
 
     @property
     def is_last(self) -> bool:

@@ -38,10 +38,12 @@ class CohortAwareInvariantChecker(SchedulerInvariantChecker):
             for req in batch.reqs
         }
         for req in self.get_cohort_reqs():
-            if req.kv is not None and id(req) not in counted:
-                full += (
-                    ceil_align(req.kv.kv_allocated_len, self.page_size) - req.cache_protected_len
-                )
+            if req.kv is None or id(req) in counted:
+                continue
+            allocated = ceil_align(req.kv.kv_allocated_len, self.page_size)
+            full += allocated - req.cache_protected_len
+            if self.is_hybrid_swa:
+                swa += allocated - max(req.cache_protected_len, req.kv.swa_evicted_seqlen)
         return full, swa
 
 

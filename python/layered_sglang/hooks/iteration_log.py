@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
 
     from layered_sglang.hooks.cohort import LayerGroupStep
 
+logger = logging.getLogger(__name__)
+
 
 @dataclass(eq=False)
 class LaunchedIteration:
@@ -25,7 +28,7 @@ class LaunchedIteration:
         launched_at: ``time.monotonic()``, seconds.
         decode: its decode rows.
         cohort: the rows in its active layer group, or ``None``.
-        layers: layers of that group; 0 without one.
+        layers: of that group, in layers of average cost; 0 without one.
         at_border: the group is its cohort's first or last of several. Launching the first takes longer,
             and the result before it is then seen late: the times of both are not their own.
         predicted: seconds, or ``None``.
@@ -37,7 +40,7 @@ class LaunchedIteration:
     launched_at: float
     decode: DecodeWork
     cohort: CohortWork | None
-    layers: int
+    layers: float
     at_border: bool
     predicted: float | None
     record: dict[str, Any] | None
@@ -61,6 +64,7 @@ class IterationLog:
         batch: ScheduleBatch,
         step: LayerGroupStep | None,
         decode: DecodeWork,
+        layers: float = 0.0,
         predicted: float | None = None,
     ) -> LaunchedIteration:
         return LaunchedIteration(
@@ -69,7 +73,7 @@ class IterationLog:
             time.monotonic(),
             decode,
             None if step is None else step.cohort.work,
-            0 if step is None else step.layers.end - step.layers.start,
+            layers,
             step is not None and (step.layers.start == 0) != step.is_last,
             predicted,
             describe_iteration(kind, batch, step) if self.trace.enabled else None,
@@ -93,3 +97,25 @@ class IterationLog:
                 }
             )
         return seconds
+
+
+def iteration_kind(batch: ScheduleBatch, step: LayerGroupStep | None) -> str:
+    """What an iteration that runs ``batch``, and ``step`` beside or in it, is called in the trace."""
+    if step is not None:
+        return "cohort" if batch is step.cohort.batch else "merged"
+    if batch.forward_mode.is_mixed():
+        return "mixed"
+    return "prefill" if batch.forward_mode.is_extend() else "decode"
+
+
+def log_layer_group(batch: ScheduleBatch, step: LayerGroupStep) -> None:
+    """A line in the server's log, beside SGLang's own for its batches."""
+    cohort = step.cohort
+    logger.info(
+        "Layer group %s of %d, #cohort-req: %d, #cohort-token: %d, #running-req: %d",
+        step.layers,
+        cohort.num_layers,
+        len(cohort.reqs),
+        cohort.tokens,
+        0 if batch is cohort.batch else batch.batch_size(),
+    )

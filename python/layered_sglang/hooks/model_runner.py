@@ -9,15 +9,28 @@ from sglang.srt.model_executor.forward_batch_info import ForwardBatch
 from sglang.srt.model_executor.model_runner import ModelRunner, ModelRunnerOutput
 from sglang.srt.model_executor.runner.decode_cuda_graph_runner import DecodeCudaGraphRunner
 from sglang.srt.model_executor.runner_backend.full_cuda_graph_backend import FullCudaGraphBackend
+from sglang.srt.utils.nvtx_utils import profile_range
 
+from layered_sglang.config import LayeredConfig, StartRefused
 from layered_sglang.executor.architectures import architecture_of
+from layered_sglang.executor.green_contexts import Partitioning, split_device
 from layered_sglang.executor.iteration import LayerGroupExecutor
+from layered_sglang.executor.side_by_side import DECODE_SHARE
 from layered_sglang.hooks.cohort import LayerGroupStep
+from layered_sglang.hooks.kv_budget import BudgetedKVCacheConfigurator, needs_of
 from layered_sglang.hooks.server_args import layered_config
 
 
 class LayeredModelRunner(ModelRunner):
     """Forward batches that carry a ``layer_group_step`` go to the executor, all others to SGLang."""
+
+    kv_cache_configurator: Any  # SGLang's, then ours
+
+    def init_kv_cache_configurator(self) -> None:
+        super().init_kv_cache_configurator()
+        self.kv_cache_configurator = BudgetedKVCacheConfigurator.extend(
+            self.kv_cache_configurator, needs_of(self)
+        )
 
     def init_attention_backends(self) -> None:
         super().init_attention_backends()
@@ -34,9 +47,42 @@ class LayeredModelRunner(ModelRunner):
         ):
             free = torch.cuda.mem_get_info()[0]
             config = layered_config(self.server_args)
-            text = self.layer_groups.capture_graphs(self, config.layered_cuda_graph_max_tokens)
+            text = self.layer_groups.capture_graphs(
+                self, config.layered_cuda_graph_max_tokens, self._partitioning(config)
+            )
             gigabytes = (free - torch.cuda.mem_get_info()[0]) / 2**30
             self.graphs_text = f"{text} ({gigabytes:.1f} GiB)"
+        elif layered_config(self.server_args).layered_execution == "overlapped":
+            raise StartRefused(
+                "--layered-execution overlapped needs SGLang's full decode CUDA graphs, and there are "
+                "none on this device or with these flags; use merged"
+            )
+
+    def _partitioning(self, config: LayeredConfig) -> Partitioning | None:
+        """The lanes of ``--layered-execution overlapped``.
+
+        Raises:
+            StartRefused: this GPU or driver cannot be partitioned.
+        """
+        if config.layered_execution != "overlapped":
+            return None
+        if self.server_args.tp_size > 1:
+            raise StartRefused(
+                "--layered-execution overlapped runs on one GPU: the sums over ranks would need "
+                "communicators of each part; use merged with --tp"
+            )
+        sms = torch.cuda.get_device_properties(self.gpu_id).multi_processor_count
+        try:
+            return split_device(round(DECODE_SHARE * sms))
+        except (AttributeError, ImportError, RuntimeError) as error:
+            raise StartRefused(
+                f"--layered-execution overlapped cannot partition this GPU: {error}; use merged"
+            ) from error
+
+    def describe_memory(self) -> str:
+        """What was taken from the KV cache's share, and the cache, for the start-up banner."""
+        taken = self.kv_cache_configurator.describe()
+        return f"{taken}; KV cache of {self.max_total_num_tokens} tokens"
 
     def describe_experts(self) -> str:
         """What computes the experts, for the start-up banner (``hooks/moe_runner.py`` says it)."""
@@ -50,7 +96,8 @@ class LayeredModelRunner(ModelRunner):
             return super()._forward_raw(forward_batch, *args, **kwargs)
         state = step.cohort.state
         decode = None if forward_batch is state.forward_batch else forward_batch
-        logits = self.layer_groups.run(decode, state, step.layers, self._publish_tables_read)
+        with profile_range(f"layer_group{step.layers} tokens={step.cohort.tokens}"):
+            logits = self.layer_groups.run(decode, state, step.layers, self._publish_tables_read)
         if decode is None:
             return ModelRunnerOutput(logits_output=logits.cohort, can_run_graph=False)
         output = ModelRunnerOutput(logits_output=logits.decode, can_run_graph=False)

@@ -19,6 +19,7 @@ _COMPONENTS = "sglang.srt.managers.scheduler_components"
 _BATCH = "sglang.srt.managers.schedule_batch"
 _RUNNER = "sglang.srt.model_executor.model_runner:ModelRunner"
 _GRAPHS = "sglang.srt.model_executor.runner.decode_cuda_graph_runner:DecodeCudaGraphRunner"
+_POOLS = "sglang.srt.mem_cache.kv_cache_configurator:KVCacheConfigurator"
 _BREAKABLE = (
     "sglang.srt.model_executor.runner_backend_utils.breakable_cuda_graph.breakable_cuda_graph"
 )
@@ -59,6 +60,10 @@ PINNED: dict[str, str] = {
     "sglang.srt.layers.moe.fused_moe_triton.layer:FusedMoE.run_moe_core": "dispatch_output",
     "sglang.srt.layers.quantization.unquant:UnquantizedFusedMoEMethod.apply": "layer dispatch_output",
     "sglang.srt.layers.quantization.fp8:Fp8MoEMethod.apply": "layer dispatch_output",
+    "sglang.srt.utils.nvtx_utils:profile_range": "debug_name color nvtx_enabled",
+    f"{_RUNNER}.init_kv_cache_configurator": "",
+    "sglang.srt.mem_cache.kv_cache_configurator:KVCacheConfigurator.config_from_budget": "budget_bytes "
+    "cap_tokens",
     f"{_RUNNER}.init_attention_backends": "",
     f"{_RUNNER}._get_attention_backend": "init_new_workspace",
     f"{_RUNNER}._forward_raw": "forward_batch pp_proxy_tensors reinit_attn_backend "
@@ -78,6 +83,11 @@ PINNED: dict[str, str] = {
     "sglang.srt.entrypoints.warmup:warmup": "name",
     f"{_RUNNER}.sample": "logits_output forward_batch",
     f"{_RUNNER}.compute_logprobs_only": "logits_output forward_batch",
+    f"{_POOLS}._build_token_to_kv_pool": "sizes is_dsa_model is_dsv4_model req_to_token_pool",
+    f"{_POOLS}._build_hybrid_swa_kv_pool": "full_max_total_num_tokens swa_max_total_num_tokens "
+    "mha_pool_class",
+    "sglang.kernels.ops.elementwise.elementwise:fused_gate_sigmoid_mul_add": "hidden_states "
+    "gate_weight shared_output final_hidden_states",
     f"{_BATCH}:ScheduleBatch.copy": "",
     f"{_BATCH}:Req.init_next_round_input": "tree_cache cow_mamba",
     f"{_BATCH}:Req.set_finish_with_abort": "error_msg",
@@ -91,6 +101,7 @@ PINNED: dict[str, str] = {
     "sglang.srt.server_args:ServerArgs.add_cli_args": "parser",
     "sglang.srt.server_args:ServerArgs.from_cli_args": "args",
     "sglang.srt.server_args:ServerArgs.get_model_config": "",
+    "sglang.srt.server_args:ServerArgs.get_attention_backends": "",
     "sglang.srt.entrypoints.http_server:launch_server": "server_args init_tokenizer_manager_func "
     "run_scheduler_process_func run_detokenizer_process_func execute_warmup_func launch_callback",
 }

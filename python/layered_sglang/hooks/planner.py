@@ -16,7 +16,7 @@ from layered_sglang.scheduling import (
     fixed_planner,
     slo_planner,
 )
-from layered_sglang.scheduling.correction import OnlineCorrection
+from layered_sglang.scheduling.correction import FIRST, OnlineCorrection
 from layered_sglang.scheduling.devices import nominal_coefficients
 from layered_sglang.scheduling.estimator import FITTED_LIMIT, NOMINAL_LIMIT
 from layered_sglang.scheduling.model_shape import SPREAD_RANDOM, SPREAD_TRAINED
@@ -59,22 +59,24 @@ def _make_estimator(
     args = runner.server_args
     coefficients, name = nominal_coefficients(device_name)
     spread = SPREAD_RANDOM if args.load_format == "dummy" else SPREAD_TRAINED
-    source, limit = f"data sheet of {name}", NOMINAL_LIMIT
+    source, correction = f"data sheet of {name}", OnlineCorrection(NOMINAL_LIMIT, first=FIRST)
     found = _find(config, device_name or "cpu", model_key(hf_config), runner)
     if found is not None:
         profile, path = found
-        coefficients, limit = profile.coefficients, FITTED_LIMIT  # the router is this model's own
+        coefficients = profile.coefficients  # the router is this model's own
+        correction = OnlineCorrection(FITTED_LIMIT)
         source = f"profile {path.name}"
     executor = runner.layer_groups
     model = CostModel(
         ModelShape.from_config(hf_config, runner.model_config.dtype.itemsize, args.tp_size, spread),
         coefficients,
         graph_rows=executor.graph_rows,
+        decode_sizes=executor.decode_sizes,
         decode_graphs=executor.decode_graphs,
         prefill_graph_rows=_prefill_graph_rows(runner),
         overlap=overlap,
     )
-    return Estimator(model, OnlineCorrection(limit)), source
+    return Estimator(model, correction), source
 
 
 def describe_cost_model(
@@ -92,6 +94,7 @@ def describe_cost_model(
         "shape": dataclasses.asdict(model.shape),
         "coefficients": dataclasses.asdict(model.coefficients),
         "graph_rows": model.graph_rows,
+        "decode_sizes": list(model.decode_sizes),
         "decode_graphs": model.decode_graphs,
         "prefill_graph_rows": model.prefill_graph_rows,
         "overlap": model.overlap,

@@ -151,10 +151,11 @@ def refuse_unsupported(server_args: ServerArgs, layered: LayeredConfig) -> None:
 def _refuse_model(server_args: ServerArgs, layered: LayeredConfig) -> None:
     """Refuse an architecture outside the registry, and more layer groups than it has layers."""
     model = server_args.get_model_config()
-    architecture_of(list(model.hf_config.architectures or ["a model without an architecture"]))
+    names = list(model.hf_config.architectures or ["a model without an architecture"])
+    if architecture_of(names).latent:
+        _refuse_attention_backends(server_args)
     for what, present in (
         ("multimodal prompts", model.is_multimodal),
-        ("hybrid sliding-window attention", model.is_hybrid_swa),
         ("encoder-decoder models", model.is_encoder_decoder),
     ):
         if present:
@@ -165,3 +166,19 @@ def _refuse_model(server_args: ServerArgs, layered: LayeredConfig) -> None:
             f"--num-layer-groups {groups} is more than the model's {model.num_hidden_layers} layers; "
             f"choose 1 to {model.num_hidden_layers}"
         )
+
+
+#: Attention backends whose prompts may be given as decode is: latent, straight to the cache.
+LATENT_BACKENDS = ("fa3", "triton", "torch_native")
+
+
+def _refuse_attention_backends(server_args: ServerArgs) -> None:
+    """Refuse what a model with latent attention cannot mix prompt and decode rows on."""
+    for backend in server_args.get_attention_backends():
+        if backend not in LATENT_BACKENDS:
+            raise ConfigError(
+                f"layered prefill does not work with --attention-backend {backend} and latent attention "
+                "yet: it projects prompts and decode rows in ways that do not mix; use "
+                f"--attention-backend {LATENT_BACKENDS[0]} or {LATENT_BACKENDS[1]}, or "
+                "--prefill-schedule chunked"
+            )

@@ -14,6 +14,8 @@ from layered_sglang import config, platforms
 from layered_sglang.config import ConfigError, LayeredConfig
 from layered_sglang.executor.architectures import architecture_of
 from layered_sglang.moe.selection import why_no_kernels
+from layered_sglang.scheduling.graph_sizes import fine_sizes
+from layered_sglang.scheduling.model_shape import num_experts
 from layered_sglang.scheduling.profile import CostProfile, ProfileError
 
 if TYPE_CHECKING:
@@ -64,7 +66,17 @@ def build_with_layered_config(
         from layered_sglang.hooks.refusals import refuse_unsupported
 
         refuse_unsupported(server_args, layered)
+        _take_fine_graph_sizes(server_args)
     return server_args
+
+
+def _take_fine_graph_sizes(server_args: ServerArgs) -> None:
+    """Capture decode graphs of closer batch sizes where rows load experts, unless the user chose."""
+    decode = server_args.cuda_graph_config.decode
+    stock = server_args._generate_decode_cuda_graph_batch_sizes
+    experts = num_experts(server_args.get_model_config().hf_text_config.to_dict())
+    if server_args.device == "cuda" and experts and decode.bs == stock(decode.max_bs):
+        decode.bs = fine_sizes(decode.max_bs)
 
 
 def _refuse_device(device: str | None) -> None:

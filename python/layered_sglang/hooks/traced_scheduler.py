@@ -7,10 +7,9 @@ from typing import Any
 from sglang.srt.managers.schedule_batch import ScheduleBatch
 from sglang.srt.managers.scheduler import Scheduler
 
-from layered_sglang.hooks.iteration_log import IterationLog
+from layered_sglang.hooks.iteration_log import IterationLog, iteration_kind
 from layered_sglang.hooks.server_args import layered_config
-from layered_sglang.hooks.views import decode_work
-from layered_sglang.scheduling import DecodeWork
+from layered_sglang.hooks.views import batch_decode_work, decode_work
 from layered_sglang.telemetry.trace import IterationTrace
 
 
@@ -23,9 +22,9 @@ class TracedScheduler(Scheduler):
         self._log = IterationLog(IterationTrace(path if self.ps.tp_rank == 0 else None))
 
     def run_batch(self, batch: ScheduleBatch, *args: Any, **kwargs: Any) -> Any:
-        kind = _iteration_kind(batch)
-        reqs = batch.reqs if kind == "decode" else batch.decoding_reqs
-        decode = decode_work(reqs) if reqs else DecodeWork()
+        kind = iteration_kind(batch, None)
+        decodes = kind == "decode"
+        decode = batch_decode_work(batch) if decodes else decode_work(batch.decoding_reqs or ())
         launched = self._log.launch(self.forward_ct + 1, kind, batch, None, decode)
         result = super().run_batch(batch, *args, **kwargs)
         result.launched_iteration = launched
@@ -36,9 +35,3 @@ class TracedScheduler(Scheduler):
         launched = getattr(result, "launched_iteration", None)
         if launched is not None:
             self._log.finish(launched)
-
-
-def _iteration_kind(batch: ScheduleBatch) -> str:
-    if batch.forward_mode.is_mixed():
-        return "mixed"
-    return "prefill" if batch.forward_mode.is_extend() else "decode"

@@ -29,6 +29,14 @@ def decode_work(reqs: Iterable[Req]) -> DecodeWork:
     return DecodeWork(count, context)
 
 
+def batch_decode_work(batch: ScheduleBatch) -> DecodeWork:
+    """The rows of a batch prepared to decode. SGLang keeps their lengths, so no request is asked."""
+    lengths = batch.seq_lens_cpu
+    if lengths is None:
+        return decode_work(batch.reqs)
+    return DecodeWork(len(batch.reqs), sum(lengths.tolist()))
+
+
 def cohort_work(batch: ScheduleBatch) -> CohortWork:
     """The rows of a prefill batch."""
     work = CohortWork(0, 0.0, 0)

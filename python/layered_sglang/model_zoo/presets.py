@@ -48,11 +48,36 @@ _ENTRIES = (
         tiny.GLM4_MOE,
         True,
     ),
+    Preset(
+        "tiny-gpt-oss",
+        "gpt-oss, 8 layers, every other with a window of 32 tokens, 16 experts, top-4",
+        tiny.GPT_OSS,
+        True,
+    ),
+    Preset(
+        "tiny-qwen2-moe",
+        "Qwen2-MoE, 8 layers, 8 experts, top-2, a gated shared expert",
+        tiny.QWEN2_MOE,
+        True,
+    ),
+    Preset(
+        "tiny-deepseek-v2",
+        "DeepSeek-V2, latent attention, 1 dense and 7 MoE layers, 16 experts, top-4",
+        tiny.DEEPSEEK_V2,
+        True,
+    ),
+    Preset(
+        "tiny-deepseek-v3",
+        "DeepSeek-V3, latent attention, 3 dense and 5 MoE layers, 16 experts in 2 groups, top-4",
+        tiny.DEEPSEEK_V3,
+        True,
+    ),
     Preset("tiny-llama", "Llama, 8 dense layers", tiny.LLAMA, True),
     Preset("tiny-qwen3", "Qwen3, 8 dense layers", tiny.QWEN3, True),
     Preset("qwen3-30b-a3b", "Qwen3-30B-A3B as published", published.QWEN3_30B_A3B, False),
     Preset("gpt-oss-20b", "gpt-oss-20b as published", published.GPT_OSS_20B, False),
     Preset("mixtral-8x7b", "Mixtral-8x7B-v0.1 as published", published.MIXTRAL_8X7B, False),
+    Preset("deepseek-v2-lite", "DeepSeek-V2-Lite as published", published.DEEPSEEK_V2_LITE, False),
     Preset("qwen3-8b", "Qwen3-8B as published, a dense model", published.QWEN3_8B, False),
 )
 

@@ -24,13 +24,17 @@ class Role(Enum):
     QUERY_KEY_NORM = auto()  # RMSNorm per head, over queries or keys
     VALUE = auto()
     ATTENTION_OUTPUT = auto()
-    ATTENTION_BIAS = auto()
+    ATTENTION_BIAS = auto()  # of the query, key and value projections
+    ATTENTION_OUTPUT_BIAS = auto()
     SINK = auto()  # a learnt logit per head that takes part in the softmax and has no value
     ROUTER = auto()
-    ROUTER_BIAS = auto()
+    ROUTER_BIAS = auto()  # takes part in choosing the experts, not in weighting them
+    ROUTER_LOGIT_BIAS = auto()  # takes part in both
+    SHARED_EXPERT_GATE = auto()  # one logit a token: how much of the shared expert it takes
     GATE_UP = auto()
     DOWN = auto()
-    EXPERT_BIAS = auto()
+    GATE_UP_BIAS = auto()
+    DOWN_BIAS = auto()
     LM_HEAD = auto()
 
 
@@ -50,6 +54,11 @@ class TensorSpec:
     def size(self) -> int:
         """Number of elements."""
         return prod(self.shape)
+
+    @property
+    def fan_in(self) -> int:
+        """Numbers that one output sums up. Experts stacked in one tensor are [experts, in, out]."""
+        return self.shape[-2] if len(self.shape) == 3 else self.shape[-1]
 
 
 @dataclass(frozen=True)
@@ -138,7 +147,9 @@ def _attention(
         name = f"{prefix}.self_attn.{letter}_proj"
         yield TensorSpec(f"{name}.weight", shape, role)
         if letter in bias:
-            yield TensorSpec(f"{name}.bias", shape[:1], Role.ATTENTION_BIAS)
+            output = role is Role.ATTENTION_OUTPUT
+            role = Role.ATTENTION_OUTPUT_BIAS if output else Role.ATTENTION_BIAS
+            yield TensorSpec(f"{name}.bias", shape[:1], role)
     if norm:
         for letter in "qk":
             name = f"{prefix}.self_attn.{letter}_norm.weight"
@@ -216,19 +227,69 @@ def _glm4_moe_layer(config: Config, layer: int, prefix: str) -> Iterator[TensorS
     yield from _gated_mlp(config, f"{prefix}.mlp.shared_experts", shared)
 
 
+def _qwen2_moe_layer(config: Config, layer: int, prefix: str) -> Iterator[TensorSpec]:
+    yield from _attention(config, prefix, bias="qkv")
+    router = (config["num_experts"], config["hidden_size"])
+    yield TensorSpec(f"{prefix}.mlp.gate.weight", router, Role.ROUTER)
+    for expert in range(config["num_experts"]):
+        expert_prefix = f"{prefix}.mlp.experts.{expert}"
+        yield from _gated_mlp(config, expert_prefix, config["moe_intermediate_size"], routed=True)
+    shared = config["shared_expert_intermediate_size"]
+    yield from _gated_mlp(config, f"{prefix}.mlp.shared_expert", shared)
+    gate = (1, config["hidden_size"])
+    yield TensorSpec(f"{prefix}.mlp.shared_expert_gate.weight", gate, Role.SHARED_EXPERT_GATE)
+
+
+def _deepseek_layer(config: Config, layer: int, prefix: str) -> Iterator[TensorSpec]:
+    yield from _latent_attention(config, f"{prefix}.self_attn")
+    if layer < config["first_k_dense_replace"]:
+        yield from _gated_mlp(config, f"{prefix}.mlp", config["intermediate_size"])
+        return
+    intermediate, count = config["moe_intermediate_size"], config["n_routed_experts"]
+    router = (count, config["hidden_size"])
+    yield TensorSpec(f"{prefix}.mlp.gate.weight", router, Role.ROUTER)
+    if config.get("topk_method") == "noaux_tc":
+        yield TensorSpec(f"{prefix}.mlp.gate.e_score_correction_bias", (count,), Role.ROUTER_BIAS)
+    for expert in range(count):
+        yield from _gated_mlp(config, f"{prefix}.mlp.experts.{expert}", intermediate, routed=True)
+    shared = intermediate * config["n_shared_experts"]
+    yield from _gated_mlp(config, f"{prefix}.mlp.shared_experts", shared)
+
+
+def _latent_attention(config: Config, prefix: str) -> Iterator[TensorSpec]:
+    """Yield multi-head latent attention: keys and values of all heads come from one narrow vector."""
+    hidden, heads = config["hidden_size"], config["num_attention_heads"]
+    plain, rotated = config["qk_nope_head_dim"], config["qk_rope_head_dim"]
+    value, latent = config["v_head_dim"], config["kv_lora_rank"]
+    queries, narrow = heads * (plain + rotated), config["q_lora_rank"]
+    if narrow is None:
+        yield TensorSpec(f"{prefix}.q_proj.weight", (queries, hidden), Role.QUERY_KEY)
+    else:
+        yield TensorSpec(f"{prefix}.q_a_proj.weight", (narrow, hidden), Role.VALUE)
+        yield TensorSpec(f"{prefix}.q_a_layernorm.weight", (narrow,), Role.NORM)
+        yield TensorSpec(f"{prefix}.q_b_proj.weight", (queries, narrow), Role.QUERY_KEY)
+    down = (latent + rotated, hidden)
+    yield TensorSpec(f"{prefix}.kv_a_proj_with_mqa.weight", down, Role.QUERY_KEY)
+    yield TensorSpec(f"{prefix}.kv_a_layernorm.weight", (latent,), Role.NORM)
+    up = (heads * (plain + value), latent)
+    yield TensorSpec(f"{prefix}.kv_b_proj.weight", up, Role.VALUE)
+    output = (hidden, heads * value)
+    yield TensorSpec(f"{prefix}.o_proj.weight", output, Role.ATTENTION_OUTPUT)
+
+
 def _gpt_oss_layer(config: Config, layer: int, prefix: str) -> Iterator[TensorSpec]:
     yield from _attention(config, prefix, bias="qkvo")
     yield TensorSpec(f"{prefix}.self_attn.sinks", (config["num_attention_heads"],), Role.SINK)
     hidden, intermediate = config["hidden_size"], config["intermediate_size"]
     count = config["num_local_experts"]
     yield TensorSpec(f"{prefix}.mlp.router.weight", (count, hidden), Role.ROUTER)
-    yield TensorSpec(f"{prefix}.mlp.router.bias", (count,), Role.ROUTER_BIAS)
+    yield TensorSpec(f"{prefix}.mlp.router.bias", (count,), Role.ROUTER_LOGIT_BIAS)
     # All experts of a layer in one tensor, gate and up interleaved in the last dimension.
     stacked = {
         "gate_up_proj": ((count, hidden, 2 * intermediate), Role.GATE_UP),
-        "gate_up_proj_bias": ((count, 2 * intermediate), Role.EXPERT_BIAS),
+        "gate_up_proj_bias": ((count, 2 * intermediate), Role.GATE_UP_BIAS),
         "down_proj": ((count, intermediate, hidden), Role.DOWN),
-        "down_proj_bias": ((count, hidden), Role.EXPERT_BIAS),
+        "down_proj_bias": ((count, hidden), Role.DOWN_BIAS),
     }
     for name, (shape, role) in stacked.items():
         yield TensorSpec(f"{prefix}.mlp.experts.{name}", shape, role, routed=True)
@@ -239,10 +300,13 @@ def _has_bias(config: Config) -> bool:
 
 
 _LAYERS: dict[str, Callable[[Config, int, str], Iterator[TensorSpec]]] = {
+    "deepseek_v2": _deepseek_layer,
+    "deepseek_v3": _deepseek_layer,
     "glm4_moe": _glm4_moe_layer,
     "gpt_oss": _gpt_oss_layer,
     "llama": _llama_layer,
     "mixtral": _mixtral_layer,
+    "qwen2_moe": _qwen2_moe_layer,
     "qwen3": _qwen3_layer,
     "qwen3_moe": _qwen3_moe_layer,
 }

@@ -112,3 +112,116 @@ QWEN3: dict[str, Any] = {
     "sliding_window": None,
     "use_sliding_window": False,
 }
+
+# A shared expert behind a gate of its own, weights of the chosen experts not normalised, biases on
+# queries, keys and values: as Qwen1.5-MoE and Qwen2-57B-A14B have.
+QWEN2_MOE: dict[str, Any] = {
+    **_COMMON,
+    "architectures": ["Qwen2MoeForCausalLM"],
+    "model_type": "qwen2_moe",
+    "decoder_sparse_step": 1,
+    "hidden_size": 256,
+    "intermediate_size": 128,
+    "max_window_layers": 8,
+    "mlp_only_layers": [],
+    "moe_intermediate_size": 32,
+    "norm_topk_prob": False,
+    "num_experts": 8,
+    "num_experts_per_tok": 2,
+    "output_router_logits": False,
+    "router_aux_loss_coef": 0.001,
+    "shared_expert_intermediate_size": 64,
+    "sliding_window": None,
+    "use_sliding_window": False,
+}
+
+_DEEPSEEK: dict[str, Any] = {
+    **_COMMON,
+    "attention_bias": False,
+    "aux_loss_alpha": 0.001,
+    "first_k_dense_replace": 1,
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "kv_lora_rank": 64,
+    "moe_intermediate_size": 64,
+    "moe_layer_freq": 1,
+    "n_routed_experts": 16,
+    "n_shared_experts": 2,
+    "num_experts_per_tok": 4,
+    "num_key_value_heads": 4,
+    "qk_nope_head_dim": 64,
+    "qk_rope_head_dim": 64,
+    "rope_scaling": {
+        "beta_fast": 32,
+        "beta_slow": 1,
+        "factor": 32,
+        "mscale": 1.0,
+        "mscale_all_dim": 1.0,
+        "original_max_position_embeddings": 256,
+        "type": "yarn",
+    },
+    "rope_theta": 10000,
+    "v_head_dim": 64,
+}
+
+# Multi-head latent attention with full queries, stretched rotary embedding, a dense first layer, two
+# shared experts, softmax routing that is not normalised: as DeepSeek-V2-Lite has.
+DEEPSEEK_V2: dict[str, Any] = {
+    **_DEEPSEEK,
+    "architectures": ["DeepseekV2ForCausalLM"],
+    "model_type": "deepseek_v2",
+    "n_group": 1,
+    "norm_topk_prob": False,
+    "q_lora_rank": None,
+    "routed_scaling_factor": 1.0,
+    "scoring_func": "softmax",
+    "topk_group": 1,
+    "topk_method": "greedy",
+}
+
+# Narrow queries, three dense layers, one shared expert, sigmoid routing with a correction bias within a
+# group of experts, a scaling factor: as DeepSeek-V3, R1 and Kimi-K2 have.
+DEEPSEEK_V3: dict[str, Any] = {
+    **_DEEPSEEK,
+    "architectures": ["DeepseekV3ForCausalLM"],
+    "model_type": "deepseek_v3",
+    "first_k_dense_replace": 3,
+    "n_group": 2,
+    "n_shared_experts": 1,
+    "norm_topk_prob": True,
+    "q_lora_rank": 64,
+    "routed_scaling_factor": 2.5,
+    "scoring_func": "sigmoid",
+    "topk_group": 1,
+    "topk_method": "noaux_tc",
+}
+
+# Windows of 32 tokens in every other layer, sinks, a bias on every projection, SwiGLU clamped where it
+# matters, rotary embedding stretched from 256 positions: as gpt-oss has, its weights not quantised.
+GPT_OSS: dict[str, Any] = {
+    **_COMMON,
+    "architectures": ["GptOssForCausalLM"],
+    "model_type": "gpt_oss",
+    "attention_bias": True,
+    "experts_per_token": 4,
+    "head_dim": 64,
+    "hidden_size": 64,
+    "initial_context_length": 256,
+    "intermediate_size": 64,
+    "layer_types": ["sliding_attention", "full_attention"] * 4,
+    "num_experts_per_tok": 4,
+    "num_local_experts": 16,
+    "output_router_logits": False,
+    "rope_scaling": {
+        "beta_fast": 32.0,
+        "beta_slow": 1.0,
+        "factor": 32.0,
+        "original_max_position_embeddings": 256,
+        "rope_type": "yarn",
+        "truncate": False,
+    },
+    "rope_theta": 150000,
+    "router_aux_loss_coef": 0.9,
+    "sliding_window": 32,
+    "swiglu_limit": 1.5,
+}

@@ -35,6 +35,10 @@ class WeightScales:
     attention_output, down: what a block adds to the residual stream, against an embedding of one.
     router: standard deviation of a token's gate logits in the first layer.
     router_bias: the bias that only takes part in choosing the experts: for one expert, against another.
+    router_logit_bias: the bias that takes part in weighting them, too: too small to change their order,
+        except that one expert is never chosen.
+    sink: a head's logit without a value, against the attention logits' own spread.
+    expert_bias: biases inside the experts.
     norm_spread: standard deviation of norm weights around their mean.
     logits: standard deviation of the logits of printable bytes; other tokens have a fraction of it,
         so that generated text is mostly readable and the end-of-text tokens are rare.
@@ -49,6 +53,9 @@ class WeightScales:
     attention_bias: float = 0.1
     router: float = 1.5
     router_bias: float = 2.0
+    router_logit_bias: float = 0.02
+    sink: float = 2.0
+    expert_bias: float = 0.1
     gate_up: float = 1.0
     down: float = 1.5
     norm_spread: float = 0.1
@@ -73,6 +80,7 @@ def random_weights(
         Role.QUERY_KEY: scales.query_key,
         Role.VALUE: scales.value,
         Role.ATTENTION_OUTPUT: scales.attention_output,
+        Role.SHARED_EXPERT_GATE: scales.gate_up,
         Role.GATE_UP: scales.gate_up,
         Role.DOWN: scales.down,
         Role.LM_HEAD: scales.logits,
@@ -80,6 +88,10 @@ def random_weights(
     deviation = {
         Role.EMBEDDING: scales.embedding,
         Role.ATTENTION_BIAS: scales.attention_bias,
+        Role.ATTENTION_OUTPUT_BIAS: scales.attention_bias,
+        Role.SINK: scales.sink,
+        Role.GATE_UP_BIAS: scales.expert_bias,
+        Role.DOWN_BIAS: scales.expert_bias,
     }
     norm_mean = {Role.NORM: 1.0, Role.QUERY_KEY_NORM: scales.query_key}
 
@@ -89,7 +101,7 @@ def random_weights(
     for spec in specs:
         values = _standard_normal(spec, seed)
         if spec.role in deviation_times_root_fan_in:
-            values *= deviation_times_root_fan_in[spec.role] / spec.shape[-1] ** 0.5
+            values *= deviation_times_root_fan_in[spec.role] / spec.fan_in**0.5
         elif spec.role in deviation:
             values *= deviation[spec.role]
         elif spec.role in norm_mean:
@@ -100,6 +112,10 @@ def random_weights(
             values = scales.router_bias * (
                 (values == values.max()) * 1.0 - (values == values.min())
             )
+        elif spec.role is Role.ROUTER_LOGIT_BIAS:
+            never = values == values.min()
+            values *= scales.router_logit_bias
+            values[never] = -6.0 * scales.router
         else:
             raise ValueError(f"no random weights for {spec.name}: role {spec.role.name}")
         if spec.role is Role.DOWN and spec.routed:
@@ -136,7 +152,9 @@ def _keep_routes_clean(spec: TensorSpec, values: np.ndarray) -> None:
 
     if spec.role is Role.EMBEDDING:
         values[:, :ROUTES] = ROUTES**0.5 * np.eye(ROUTES)[np.arange(spec.shape[0]) % ROUTES]
-    elif spec.role in (Role.ATTENTION_OUTPUT, Role.DOWN):
+    elif (spec.role is Role.DOWN and len(spec.shape) == 3) or spec.role is Role.DOWN_BIAS:
+        values[..., :ROUTES] = 0.0
+    elif spec.role in (Role.ATTENTION_OUTPUT, Role.ATTENTION_OUTPUT_BIAS, Role.DOWN):
         values[:ROUTES] = 0.0
     elif spec.role is Role.LM_HEAD:
         values[:, :ROUTES] = 0.0

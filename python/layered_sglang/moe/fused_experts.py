@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 
 from .fused_experts_layout import check_fused_experts_input
-from .library import has_kernels_for
+from .library import has_kernels_for, native_status
 from .reference import fused_experts_reference
 
 
@@ -64,6 +67,21 @@ def fused_experts(
         x, w13, w2, topk_weights, topk_ids, activation, routed_scaling_factor
     )
     return y if out is None else out.copy_(y)
+
+
+@contextmanager
+def filling_multiprocessors(count: int | None) -> Iterator[None]:
+    """While this lasts, the persistent grids of `fused_experts` fill ``count`` multiprocessors, for a
+    stream that may use no more; ``None``: all of the GPU. For the whole process; results stay the same.
+    """
+    if count is None or not native_status().cuda:
+        yield
+        return
+    torch.ops.layered_sglang.limit_multiprocessors(count)
+    try:
+        yield
+    finally:
+        torch.ops.layered_sglang.limit_multiprocessors(0)
 
 
 def fused_experts_workspace_bytes(

@@ -15,7 +15,8 @@ MAX_TOTAL_TOKENS = 65_536
 
 
 class PortableCpuPlatform(CpuDeviceMixin, SRTPlatform):
-    """SGLang's stock pools, allocators and native (PyTorch) operators on the CPU.
+    """SGLang's stock pools, allocators and native (PyTorch) operators on the CPU; attention sinks and
+    windows are ours (``torch_attention.py``).
 
     SGLang's own CPU engine needs kernels for AMX; this one needs only torch. Scheduler, radix cache,
     overlap loop and HTTP server are the same as on a GPU.
@@ -29,6 +30,10 @@ class PortableCpuPlatform(CpuDeviceMixin, SRTPlatform):
         if server_args.grammar_backend is None:
             # xgrammar's token masks are pinned for a GPU and applied by GPU kernels only.
             server_args.grammar_backend = "llguidance"
+        architectures = server_args.get_model_config().hf_config.architectures or []
+        if "GptOssForCausalLM" in architectures and server_args.moe_runner_backend == "auto":
+            # SGLang would lay the experts out for the triton_kernels package, which needs a GPU.
+            server_args.moe_runner_backend = "triton"
         if server_args.tp_size > 1:
             os.environ.setdefault("SGLANG_CPU_OMP_THREADS_BIND", share_cores(server_args.tp_size))
             # torch's wheels bring NCCL along even where no GPU is; SGLang uses it where it loads.
@@ -41,6 +46,16 @@ class PortableCpuPlatform(CpuDeviceMixin, SRTPlatform):
 
         torch._dynamo.config.disable = True
 
+        from sglang.srt.layers.attention.attention_registry import register_attention_backend
+
+        from layered_sglang.platforms.kv_pools import build_windowed_pools
+        from layered_sglang.platforms.torch_attention import TorchAttention
+        from layered_sglang.platforms.torch_kernels import replace_triton_kernels
+
+        register_attention_backend("torch_native")(TorchAttention)
+        build_windowed_pools()
+        replace_triton_kernels()
+
     def get_default_attention_backend(self) -> str:
         return "torch_native"
 
@@ -49,10 +64,24 @@ class PortableCpuPlatform(CpuDeviceMixin, SRTPlatform):
 
         return MHATokenToKVPool
 
-    def get_paged_allocator_cls(self) -> type:
-        from sglang.srt.mem_cache.allocator import PagedTokenToKVPoolAllocator
+    def get_mla_kv_pool_cls(self) -> Any:
+        from layered_sglang.platforms.kv_pools import latent_pool
 
-        return PagedTokenToKVPoolAllocator
+        return latent_pool
+
+    def get_paged_allocator_cls(self) -> Any:
+        from layered_sglang.platforms.kv_pools import allocator
+
+        return allocator
+
+    def get_torch_profiler_activity_str(self) -> str:
+        # For /start_profile, which asks every platform that is not SGLang's own.
+        return "CPU"
+
+    def get_torch_profiler_activity(self) -> Any:
+        from torch.profiler import ProfilerActivity
+
+        return ProfilerActivity.CPU
 
     def get_dispatch_key_name(self) -> str:
         return "native"

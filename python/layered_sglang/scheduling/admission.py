@@ -132,7 +132,8 @@ class AdmitByBenefit:
     3. What is in flight is overtaken by prompts that need a small part of its time, for at most a share
        of its own need in all.
     4. A prompt longer than a cohort is cut; into smaller chunks than the limit when one layer of such a
-       chunk would break the target.
+       chunk would break the target. Between chunks prompts of a higher priority go first, if they need
+       not be cut: SGLang holds one prompt between chunks, not two.
     """
 
     estimator: Estimator
@@ -188,6 +189,13 @@ class AdmitByBenefit:
 
     def _continue(self, view: QueueView, begun: InFlight, order: list[int]) -> Admission:
         cap = self._chunk_tokens(view, begun.work)
+
+        def goes_first(i: int) -> bool:
+            prompt = view.waiting[i]
+            return prompt.priority > begun.priority and prompt.work.tokens <= cap
+
+        if urgent := self._without_passed(view, order, goes_first):
+            return self._pass(view, urgent, begun.priority, cap)
         if begun.work.tokens >= cap:
             return Admission((), cap, continues=True)
         chosen, _ = self._join(view, order, begun.work, begun.priority, cap)
@@ -211,12 +219,21 @@ class AdmitByBenefit:
             return delay <= allowed and begun.work.prompts * delay <= left
 
         short = self._without_passed(view, order, may_pass)
-        if short:
-            work = view.waiting[short[0]].work
-            chosen, work = self._join(view, short[1:], work, begun.priority, cap, allowed)
-            delay = self.duration(view, work)
-            return Admission((short[0], *chosen), cap, overtakes=True, delay=delay)
-        return None
+        return self._pass(view, short, begun.priority, cap, allowed) if short else None
+
+    def _pass(
+        self,
+        view: QueueView,
+        order: list[int],
+        priority: int,
+        cap: int,
+        most_seconds: float = float("inf"),
+    ) -> Admission:
+        """The first of ``order``, and who joins it, run before what has begun with ``priority``."""
+        work = view.waiting[order[0]].work
+        chosen, work = self._join(view, order[1:], work, priority, cap, most_seconds)
+        delay = self.duration(view, work)
+        return Admission((order[0], *chosen), cap, overtakes=True, delay=delay)
 
     @staticmethod
     def _without_passed(
@@ -304,7 +321,8 @@ class AdmitByBenefit:
         if view.decode.requests == 0 or view.itl_target is None:
             return False
         budget = self.layer_groups.budget(view.decode, view.itl_target)
-        return self.estimator.merged(view.decode, work).seconds(1) > budget
+        line = self.estimator.merged(view.decode, work)
+        return line.seconds(line.dearest) > budget
 
     def _alone(self, view: QueueView, work: CohortWork) -> bool:
         """Whether SGLang's own prefill is faster and keeps the target: for tiny prompts, and where

@@ -6,11 +6,12 @@ coefficients that ``python -m layered_sglang.calibrate`` fits to measured iterat
 
 from __future__ import annotations
 
+import bisect
 import dataclasses
 import math
 from dataclasses import dataclass
 
-from layered_sglang.scheduling.model_shape import ModelShape
+from layered_sglang.scheduling.model_shape import LayerKind, ModelShape
 from layered_sglang.scheduling.work import CohortWork, DecodeWork
 
 
@@ -60,6 +61,10 @@ class IterationTime:
     """Seconds of an iteration as a line in the number of active layers, for GPU and host.
 
     With overlap the two work at the same time and the longer one counts; without, they add up.
+
+    Attributes:
+        costs: of the layers one by one, in mean layers, where they are not all alike. A layer group
+            then counts as the sum of its layers.
     """
 
     device: float
@@ -67,19 +72,33 @@ class IterationTime:
     host: float = 0.0
     host_per_layer: float = 0.0
     overlap: bool = True
+    costs: tuple[float, ...] = ()
 
-    def device_seconds(self, layers: int = 0) -> float:
+    def device_seconds(self, layers: float = 0) -> float:
         return self.device + layers * self.device_per_layer
 
-    def host_seconds(self, layers: int = 0) -> float:
+    def host_seconds(self, layers: float = 0) -> float:
         return self.host + layers * self.host_per_layer
 
-    def seconds(self, layers: int = 0) -> float:
+    def seconds(self, layers: float = 0) -> float:
         device, host = self.device_seconds(layers), self.host_seconds(layers)
         return max(device, host) if self.overlap else device + host
 
+    def mean_layers(self, start: int, end: int) -> float:
+        """Layers ``start`` … ``end - 1`` in mean layers."""
+        return sum(self.costs[start:end]) if self.costs else end - start
+
+    @property
+    def dearest(self) -> float:
+        """The layer that costs most, in mean layers."""
+        return max(self.costs, default=1.0)
+
     def layers_within(self, seconds: float) -> int:
-        """The largest number of active layers that takes at most ``seconds``; at least 0."""
+        """The largest number of mean layers that takes at most ``seconds``; at least 0."""
+        return int(self.mean_layers_within(seconds))
+
+    def mean_layers_within(self, seconds: float) -> float:
+        """Mean layers that take ``seconds``; at least 0, at most a million."""
         lines = [(self.device, self.device_per_layer), (self.host, self.host_per_layer)]
         if not self.overlap:
             lines = [(self.device + self.host, self.device_per_layer + self.host_per_layer)]
@@ -89,7 +108,7 @@ class IterationTime:
                 return 0
             if slope > 0:
                 most = min(most, (seconds - base) / slope * (1 + 1e-12))
-        return int(most) if most < math.inf else 1_000_000
+        return min(most, 1e6)
 
     def scaled(self, base: float, per_layer: float) -> IterationTime:
         """Its constant parts times ``base``, its slopes times ``per_layer``."""
@@ -99,6 +118,7 @@ class IterationTime:
             self.host * base,
             self.host_per_layer * per_layer,
             self.overlap,
+            self.costs,
         )
 
 
@@ -110,6 +130,8 @@ class CostModel:
         shape: the model (one rank's part).
         coefficients: what the GPU and the host reach.
         graph_rows: active layer groups of up to this many rows replay CUDA graphs; 0: none do.
+        decode_sizes: batch sizes that decode graphs were captured for, ascending. A batch between two
+            runs as the larger one: the rows that fill it up load experts, too.
         decode_graphs: whether decode replays CUDA graphs (not on a CPU).
         prefill_graph_rows: SGLang's own prefill replays CUDA graphs up to this many tokens.
         overlap: whether the host prepares an iteration while the GPU runs the one before.
@@ -118,6 +140,7 @@ class CostModel:
     shape: ModelShape
     coefficients: Coefficients
     graph_rows: int = 0
+    decode_sizes: tuple[int, ...] = ()
     decode_graphs: bool = True
     prefill_graph_rows: int = 0
     overlap: bool = True
@@ -127,6 +150,7 @@ class CostModel:
         if decode.requests == 0:
             return IterationTime(0.0, overlap=self.overlap)
         c, layers = self.coefficients, self.shape.num_layers
+        decode = self._filled_up(decode)
         device = layers * self._layer(decode, None) + self._once(decode.requests)
         host = c.host_iteration + (0 if self.decode_graphs else layers * c.host_eager_layer)
         return IterationTime(device, host=host, overlap=self.overlap)
@@ -134,6 +158,7 @@ class CostModel:
     def merged(self, decode: DecodeWork, cohort: CohortWork) -> IterationTime:
         """Decode through all layers, and the cohort through as many as the line is asked for."""
         c, layers = self.coefficients, self.shape.num_layers
+        decode = self._filled_up(decode)
         alone = self._layer(decode, None) if decode.requests else 0.0
         eager = c.host_eager_layer if not self._graphed(decode, cohort) else c.host_graph_layer
         passing = 0.0
@@ -145,6 +170,7 @@ class CostModel:
             host=c.host_iteration + layers * passing,
             host_per_layer=max(0.0, eager - passing),
             overlap=self.overlap,
+            costs=self._costs(decode, cohort),
         )
 
     def prefill(self, cohort: CohortWork) -> IterationTime:
@@ -158,24 +184,57 @@ class CostModel:
             overlap=self.overlap,
         )
 
+    def _filled_up(self, decode: DecodeWork) -> DecodeWork:
+        """The batch that runs: with rows added up to the next captured size, if there is one."""
+        at = bisect.bisect_left(self.decode_sizes, decode.requests)
+        if not self.decode_graphs or decode.requests == 0 or at == len(self.decode_sizes):
+            return decode
+        return DecodeWork(self.decode_sizes[at], decode.context)
+
     def _graphed(self, decode: DecodeWork, cohort: CohortWork) -> bool:
         return decode.requests > 0 and decode.requests + cohort.tokens <= self.graph_rows
 
     def _layer(self, decode: DecodeWork, cohort: CohortWork | None) -> float:
-        """GPU seconds of one layer with both parts' rows in it."""
+        """GPU seconds of one layer with both parts' rows in it, on average over the layers."""
+        kinds = self.shape.kinds
+        if len(kinds) == 1:
+            return self._kind(kinds[0][0], decode, cohort)
+        total = sum(count * self._kind(kind, decode, cohort) for kind, count in kinds)
+        return total / self.shape.num_layers
+
+    def _costs(self, decode: DecodeWork, cohort: CohortWork) -> tuple[float, ...]:
+        """What the cohort adds to each layer, against what it adds to one on average."""
+        shape = self.shape
+        if len(shape.kinds) == 1:
+            return ()
+        added = {}
+        for kind, _ in shape.kinds:
+            alone = self._kind(kind, decode, None) if decode.requests else 0.0
+            added[kind] = self._kind(kind, decode, cohort) - alone
+        mean = sum(count * added[kind] for kind, count in shape.kinds) / shape.num_layers
+        return tuple(added[kind] / mean for kind in shape.layers)
+
+    def _kind(self, kind: LayerKind, decode: DecodeWork, cohort: CohortWork | None) -> float:
+        """GPU seconds of one layer of ``kind`` with both parts' rows in it."""
         s, c = self.shape, self.coefficients
         rows = decode.requests + (0 if cohort is None else cohort.tokens)
         dense = _roofline(
-            s.dense_params * s.dtype_bytes / c.weight_bandwidth,
-            2 * s.dense_params * rows / c.matmul_flops,
+            kind.dense_params * s.dtype_bytes / c.weight_bandwidth,
+            2 * kind.dense_params * rows / c.matmul_flops,
         )
-        experts = _roofline(
-            s.experts_reached(rows) * s.expert_params * s.dtype_bytes / c.expert_bandwidth,
-            2 * s.expert_params * s.topk * rows / c.expert_flops,
-        )
-        attention = decode.context * s.kv_size * s.dtype_bytes / c.kv_bandwidth
-        if cohort is not None:
-            attention += 4 * cohort.pairs * s.attention_size / c.attention_flops
+        experts = 0.0
+        if kind.expert_params:
+            experts = _roofline(
+                s.experts_reached(rows) * kind.expert_params * s.dtype_bytes / c.expert_bandwidth,
+                2 * kind.expert_params * s.topk * rows / c.expert_flops,
+            )
+        # A window bounds what each query reads, so also what they read together.
+        context, pairs = float(decode.context), 0.0 if cohort is None else cohort.pairs
+        if kind.window:
+            context = min(context, decode.requests * kind.window)
+            pairs = 0.0 if cohort is None else min(pairs, cohort.tokens * kind.window)
+        attention = context * s.kv_size * s.dtype_bytes / c.kv_bandwidth
+        attention += 4 * pairs * s.attention_size / c.attention_flops
         return dense + experts + attention + c.layer_seconds + rows * c.row_seconds
 
     def _once(self, rows: int) -> float:

@@ -49,12 +49,13 @@ class Estimator:
         self,
         decode: DecodeWork,
         cohort: CohortWork | None,
-        layers: int,
+        layers: float,
         seconds: float,
         exact: bool = True,
     ) -> None:
-        """Learn from an iteration that took ``seconds``; ``layers`` of it had ``cohort`` in them.
+        """Learn from an iteration that took ``seconds``.
 
+        ``layers`` of it, in layers of mean cost, had ``cohort`` in them.
         Without ``exact`` the time may hold some of a neighbour's, so it says nothing of the margin.
         """
         if cohort is None or layers == 0:

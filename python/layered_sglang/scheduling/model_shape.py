@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
+from typing import Any, NamedTuple
 
 #: Rows choose experts as if there were ``rows ** spread`` independent ones. Trained routers repeat
 #: themselves: 0.7 gives 52% and 85% of 128 experts (top 8) at 32 and 128 rows, where 55% and 86% were
@@ -13,9 +15,33 @@ SPREAD_TRAINED = 0.7
 SPREAD_RANDOM = 1.0
 
 
+#: What ``config.json`` calls the number of routed experts, by model.
+_EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")
+
+
+def num_experts(config: Mapping[str, Any]) -> int:
+    """Routed experts of a layer by a Hugging Face ``config.json``; 0: the model is dense."""
+    return next((int(config[name]) for name in _EXPERTS if config.get(name)), 0)
+
+
+class LayerKind(NamedTuple):
+    """What tells one layer from another, for one tensor-parallel rank.
+
+    Attributes:
+        dense_params: weights that every row passes in this layer.
+        expert_params: weights of one of its routed experts; 0 without any.
+        window: tokens that a query attends to; 0: all before it.
+    """
+
+    dense_params: float
+    expert_params: float
+    window: int = 0
+
+
 @dataclass(frozen=True)
 class ModelShape:
-    """One tensor-parallel rank's part of a model. Sizes are parameters (not bytes) of one layer.
+    """One tensor-parallel rank's part of a model. Sizes are parameters (not bytes) of one layer, on
+    average where layers differ.
 
     Attributes:
         num_layers: layers of the model.
@@ -28,6 +54,7 @@ class ModelShape:
         attention_size: query heads × head dimension.
         dtype_bytes: bytes of a weight and of a KV number.
         spread: see :data:`SPREAD_TRAINED`.
+        layers: what the layers are, one by one; empty where they are all alike and see everything.
     """
 
     num_layers: int
@@ -40,6 +67,19 @@ class ModelShape:
     attention_size: float
     dtype_bytes: int = 2
     spread: float = SPREAD_TRAINED
+    layers: tuple[LayerKind, ...] = ()
+
+    @cached_property
+    def kinds(self) -> tuple[tuple[LayerKind, int], ...]:
+        """The kinds of layers, and how many there are of each."""
+        alike = [LayerKind(self.dense_params, self.expert_params)] * self.num_layers
+        return tuple(Counter(self.layers or alike).items())
+
+    @staticmethod
+    def from_dict(values: Mapping[str, Any]) -> ModelShape:
+        """The shape that ``dataclasses.asdict`` and JSON made ``values`` of."""
+        layers = tuple(LayerKind(*layer) for layer in values.get("layers", ()))
+        return ModelShape(**{**values, "layers": layers})
 
     def experts_reached(self, rows: float) -> float:
         """Expected number of distinct experts that ``rows`` rows visit in a layer."""
@@ -54,9 +94,8 @@ class ModelShape:
         tp_size: int = 1,
         spread: float = SPREAD_TRAINED,
     ) -> ModelShape:
-        """The shape of a Hugging Face ``config.json`` (Qwen, Mixtral, GLM, Llama and their kin).
-
-        Layers are averaged where some are dense and others hold experts.
+        """The shape of a Hugging Face ``config.json`` (Qwen, Mixtral, GLM, gpt-oss, DeepSeek, Llama and
+        their kin).
 
         Raises:
             ValueError: naming the first size that the config lacks.
@@ -72,27 +111,68 @@ class ModelShape:
 
         layers, hidden = int(size("num_hidden_layers")), size("hidden_size")
         heads = size("num_attention_heads")
-        head_dim = size("head_dim", default=hidden / heads)
-        kv_heads = max(size("num_key_value_heads", default=heads), tp_size)
-        attention = hidden * head_dim * (2 * heads + 2 * kv_heads)
-        experts = int(size("num_experts", "num_local_experts", "n_routed_experts", default=0))
+        if config.get("kv_lora_rank"):
+            attention, kv_size, attention_size = _latent_attention(config, tp_size)
+        else:
+            head_dim = size("head_dim", default=hidden / heads)
+            kv_heads = max(size("num_key_value_heads", default=heads), tp_size)
+            attention = hidden * head_dim * (2 * heads + 2 * kv_heads) / tp_size
+            kv_size = 2 * kv_heads * head_dim / tp_size
+            attention_size = heads * head_dim
+        experts = num_experts(config)
         inter = size("intermediate_size")
         expert_inter = size("moe_intermediate_size", default=inter) if experts else 0
         dense_layers = int(size("first_k_dense_replace", default=0)) if experts else layers
         shared = size("shared_expert_intermediate_size", default=0)
         shared += size("n_shared_experts", default=0) * expert_inter
-        share = (layers - dense_layers) / layers  # of the layers, with experts
-        dense = attention + 3 * hidden * inter * (1 - share)
-        dense += (hidden * experts + 3 * hidden * shared) * share
+        mlp = 3 * hidden * inter / tp_size
+        with_experts = (hidden * experts + 3 * hidden * shared) / tp_size
+        expert = 3 * hidden * expert_inter / tp_size
+        kinds = []
+        for layer, window in enumerate(_windows(config, layers)):
+            if layer < dense_layers:
+                kinds.append(LayerKind(attention + mlp, 0.0, window))
+            else:
+                kinds.append(LayerKind(attention + with_experts, expert, window))
         return ModelShape(
             num_layers=layers,
-            dense_params=dense / tp_size,
-            expert_params=3 * hidden * expert_inter * share / tp_size,
+            dense_params=sum(kind.dense_params for kind in kinds) / layers,
+            expert_params=sum(kind.expert_params for kind in kinds) / layers,
             experts=experts,
             topk=int(size("num_experts_per_tok", default=1)) if experts else 0,
             head_params=size("vocab_size") * hidden / tp_size,
-            kv_size=2 * kv_heads * head_dim / tp_size,
-            attention_size=heads * head_dim / tp_size,
+            kv_size=kv_size,
+            attention_size=attention_size / tp_size,
             dtype_bytes=dtype_bytes,
             spread=spread,
+            layers=tuple(kinds) if len(set(kinds)) > 1 or kinds[0].window else (),
         )
+
+
+def _windows(config: Mapping[str, Any], layers: int) -> list[int]:
+    """Tokens that a query of each layer attends to; 0: all before it."""
+    types = config.get("layer_types")
+    window = config.get("sliding_window")
+    if not types or not window:
+        return [0] * layers
+    return [int(window) if kind == "sliding_attention" else 0 for kind in types[:layers]]
+
+
+def _latent_attention(config: Mapping[str, Any], tp_size: int) -> tuple[float, float, float]:
+    """One rank's weights of latent attention, its numbers in the KV cache per token, and half of what
+    all heads multiply for a (query, key) pair (which elsewhere is heads × dimension).
+
+    Every rank holds the narrow projections and the whole cache, and has its share of the heads.
+    """
+    hidden, heads, latent = (
+        config["hidden_size"],
+        config["num_attention_heads"],
+        config["kv_lora_rank"],
+    )
+    plain, rotated = config["qk_nope_head_dim"], config["qk_rope_head_dim"]
+    value, narrow = config["v_head_dim"], config.get("q_lora_rank")
+    queries = heads * (plain + rotated)
+    everywhere = hidden * (latent + rotated) + (0 if narrow is None else hidden * narrow)
+    shared = queries * (hidden if narrow is None else narrow)
+    shared += heads * (latent * (plain + value) + hidden * value)
+    return everywhere + shared / tp_size, latent + rotated, heads * (2 * latent + rotated) / 2

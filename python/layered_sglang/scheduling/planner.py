@@ -48,8 +48,12 @@ class Planner:
         """Seconds that a prompt needs alone; what short and long mean."""
         return self.estimator.prefill(work)
 
-    def predict(self, decode: DecodeWork, cohort: CohortWork | None, layers: int) -> float:
-        """Seconds of an iteration; ``layers`` of it have ``cohort`` in them."""
+    def mean_layers(self, decode: DecodeWork, cohort: CohortWork, layers: LayerGroup) -> float:
+        """How many layers of average cost ``layers`` are for ``cohort``."""
+        return self.estimator.merged(decode, cohort).mean_layers(*layers)
+
+    def predict(self, decode: DecodeWork, cohort: CohortWork | None, layers: float) -> float:
+        """Seconds of an iteration; ``layers`` of it, of average cost, have ``cohort`` in them."""
         if cohort is None or layers == 0:
             return self.estimator.decode(decode)
         return self.estimator.merged(decode, cohort).seconds(layers)
@@ -58,7 +62,7 @@ class Planner:
         self,
         decode: DecodeWork,
         cohort: CohortWork | None,
-        layers: int,
+        layers: float,
         seconds: float,
         exact: bool = True,
     ) -> None:

@@ -10,8 +10,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
+from layered_sglang.scheduling.cost_model import IterationTime
 from layered_sglang.scheduling.estimator import Estimator
-from layered_sglang.scheduling.layer_groups import LayerGroup, split_layers
+from layered_sglang.scheduling.layer_groups import LayerGroup, end_by_cost, split_layers
 from layered_sglang.scheduling.work import CohortWork, DecodeWork
 
 
@@ -108,11 +109,22 @@ class SloLayerGroups:
         if view.decode.requests == 0:
             return LayerGroup(start, view.num_layers)
         line = self.estimator.merged(view.decode, view.cohort)
-        most = line.layers_within(self.budget(view.decode, view.itl_target))
+        budget = self.budget(view.decode, view.itl_target)
+        if line.costs:
+            return self._by_cost(line, budget, view)
+        most = line.layers_within(budget)
         if most >= left or self._end_is_cheaper(line.seconds(0), line.seconds(left), view):
             return LayerGroup(start, view.num_layers)
         iterations = -(-left // max(1, most))
         return LayerGroup(start, start + -(-left // iterations))
+
+    def _by_cost(self, line: IterationTime, budget: float, view: CohortView) -> LayerGroup:
+        """The same where layers are not alike: what they cost counts, not how many they are."""
+        start, end = view.next_layer, view.num_layers
+        left, most = line.mean_layers(start, end), line.mean_layers_within(budget)
+        if most < left and not self._end_is_cheaper(line.seconds(0), line.seconds(left), view):
+            end = end_by_cost(line.costs, start, most)
+        return LayerGroup(start, end)
 
     def _end_is_cheaper(self, without: float, with_rest: float, view: CohortView) -> bool:
         """Whether running all the rest costs less than what one more iteration costs on top of a

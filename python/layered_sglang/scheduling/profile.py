@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from layered_sglang.scheduling.cost_model import Coefficients
+from layered_sglang.scheduling.model_shape import num_experts
 
 VERSION = 1
 
@@ -79,16 +80,8 @@ class CostProfile:
 def model_key(config: dict[str, Any]) -> str:
     """What tells models apart that cost differently: architecture, layers, hidden size, experts."""
     name = (config.get("architectures") or ["?"])[0]
-    experts = next(
-        (
-            config[n]
-            for n in ("num_experts", "num_local_experts", "n_routed_experts")
-            if config.get(n)
-        ),
-        0,
-    )
     layers, hidden = config.get("num_hidden_layers"), config.get("hidden_size")
-    return f"{name} {layers}x{hidden} experts {experts}"
+    return f"{name} {layers}x{hidden} experts {num_experts(config)}"
 
 
 def find_profile(

@@ -91,6 +91,7 @@ class Replica:
         self.schedule, self.world = schedule, world
         self.kv_tokens, self.max_running = kv_tokens, max_running
         self.now = 0.0
+        self.seen = 0.0  # arrivals until then can be part of the next iteration
         self.ticks = 0  # decode iterations so far
         self.waiting: list[Request] = []
         self.running: dict[int, Request] = {}
@@ -126,30 +127,38 @@ class Replica:
         """Until every request has its last token."""
         while True:
             self._arrive()
+            began = self.now
             # (A schedule may retract; then it is asked again.)
             if (self.waiting or self.schedule.pending()) and self.schedule.step(self):
                 self.iterations += 1
+                self._look_up(began)
                 continue
             if self.running:
-                self._decode_until_something_happens()
+                self._look_up(self._decode_until_something_happens())
             elif self._next < len(self._arrivals):
-                self.now = max(self.now, self._arrivals[self._next][0])
+                self.now = self.seen = max(self.now, self._arrivals[self._next][0])
             else:
                 break
         assert not self.waiting and not self.schedule.pending(), "requests were left behind"
         assert self.context == 0 and self.prefill_kv == 0 and self.unborn == 0, "KV was lost"
 
+    def _look_up(self, began: float) -> None:
+        """What comes during an iteration is seen at its end. With overlap the next one is planned by
+        then, as soon as this one began."""
+        self.seen = began if self.world.model.overlap else self.now
+
     def _arrive(self) -> None:
         arrivals = self._arrivals
-        while self._next < len(arrivals) and arrivals[self._next][0] <= self.now:
+        while self._next < len(arrivals) and arrivals[self._next][0] <= self.seen:
             self.waiting.append(Request(self._next, *arrivals[self._next]))
             self._next += 1
 
-    def _decode_until_something_happens(self) -> None:
+    def _decode_until_something_happens(self) -> float:
+        """Returns when the last of its iterations began."""
         self.room_for_tick()
         n = len(self.running)
         if n == 0:
-            return
+            return self.now
         room = self.kv_tokens - self.context - self.prefill_kv
         steps = min(self._ends[0][0] - self.ticks, room // n)
         if self.waiting:
@@ -162,6 +171,7 @@ class Replica:
             steps = max(1, min(steps, math.ceil(until)))
         total, last = self.world.decode(n, self.context, steps)
         self.now += total
+        began = self.now - last
         self.iterations += steps
         if steps == 1:
             self.tick()
@@ -174,6 +184,7 @@ class Replica:
             self.gaps.note(self.ticks, last)
             self.last_decode = self.now
             self._finish()
+        return began
 
     # --- what schedules use -----------------------------------------------------------------------
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import multiprocessing
 import os
 from collections.abc import Callable, Iterator
@@ -46,8 +47,9 @@ class Setup:
 
 def simulate_replica(system: System, setup: Setup, traffic: Traffic, number: int = 0) -> Outcome:
     """One replica from its first request to its last token."""
-    world = World(setup.model, setup.noise, setup.bias, seed=setup.seed * 1_000_003 + number)
-    schedule = system.schedule(setup.model, setup.max_prefill_tokens, setup.differs)
+    model = dataclasses.replace(setup.model, decode_sizes=system.graph_sizes(setup.max_running))
+    world = World(model, setup.noise, setup.bias, seed=setup.seed * 1_000_003 + number)
+    schedule = system.schedule(model, setup.max_prefill_tokens, setup.differs)
     replica = Replica(traffic, schedule, world, setup.kv_tokens, setup.max_running)
     replica.run()
     return Outcome.of_replica(replica, traffic)

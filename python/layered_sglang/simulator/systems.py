@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from layered_sglang.scheduling import CostModel, Estimator, fixed_planner, slo_planner
 from layered_sglang.scheduling.correction import OnlineCorrection
 from layered_sglang.scheduling.estimator import FITTED_LIMIT
+from layered_sglang.scheduling.graph_sizes import fine_sizes, stock_sizes
 from layered_sglang.simulator.chunked import ChunkedSchedule
 from layered_sglang.simulator.errors import SimulationError
 from layered_sglang.simulator.layered import LayeredSchedule
@@ -47,13 +48,22 @@ class System:
             raise SimulationError(f"system {text!r} is none of {kinds}") from None
         return System(kind, number)
 
+    @property
+    def stock(self) -> bool:
+        """Whether SGLang serves as it is."""
+        return self.kind in ("chunked", "mixed")
+
+    def graph_sizes(self, max_running: int) -> tuple[int, ...]:
+        """Batch sizes of its decode graphs."""
+        return tuple((stock_sizes if self.stock else fine_sizes)(max_running))
+
     def schedule(self, model: CostModel, max_tokens: int, learns: bool) -> Schedule:
         """A new schedule for one replica.
 
         ``learns``: the world differs from ``model``; the planner starts with the margin that the
         server starts with, and observes. Otherwise it has none and needs none.
         """
-        if self.kind in ("chunked", "mixed"):
+        if self.stock:
             return ChunkedSchedule(int(self.number), self.kind == "mixed")
         correction = OnlineCorrection(FITTED_LIMIT)
         if not learns:

@@ -2,7 +2,8 @@
 
 Everything around the graphs is the real code: static inputs, padding, what is carried from layer to
 layer and from iteration to iteration. What only a GPU shows is left out: recording and memory pools.
-One character a replay goes to ``GRAPH_STAND_IN_FILE``: d (a layer of decode), m (of merged rows).
+One character a replay goes to ``GRAPH_STAND_IN_FILE``: d (a layer of decode), m (of merged rows),
+w (the whole decode step beside a cohort).
 """
 
 from __future__ import annotations
@@ -44,8 +45,12 @@ class StandInBackend:
         yield
 
     def capture_one(self, key: Any, run: Callable[[], Any], **_kwargs: Any) -> None:
-        self._graphs[key] = Replay("d", run)
+        self._graphs[key] = Replay("d" if key.variant_label else "w", run)
         self._outputs[key] = self._graphs[key].output
+
+    def replay(self, key: Any, _batch: Any) -> Any:
+        self._graphs[key].replay()
+        return self._outputs[key]
 
 
 @contextmanager
@@ -53,23 +58,33 @@ def _no_capture(*_args: Any, **_kwargs: Any):
     yield SimpleNamespace(stream=None)
 
 
+def _lanes() -> Any:
+    """Two lanes of streams that are none, if the test wants decode and cohorts side by side."""
+    from layered_sglang.executor.green_contexts import Lane, Partitioning
+
+    if "GRAPH_STAND_IN_SIDE_BY_SIDE" not in os.environ:
+        return None
+    return Partitioning(Lane(torch.cpu.Stream(), None), Lane(torch.cpu.Stream(), None), [])
+
+
 def _capture_on_the_cpu(_result: Any, runner: Any, *args: Any, **kwargs: Any) -> None:
     """After ``ModelRunner.init_cuda_graphs``, which captured nothing on the CPU."""
-    from layered_sglang.executor import decode_graphs, merged_graphs
+    from layered_sglang.executor import decode_graphs, merged_graphs, side_by_side
     from sglang.srt.model_executor.runner import decode_cuda_graph_runner as sglangs
 
     sglangs.graph_capture = merged_graphs.graph_capture = _no_capture
+    side_by_side.graph_capture = _no_capture
     sglangs.resolve_decode_backend = lambda _runner: StandInBackend()
     sglangs.get_batch_sizes_to_capture = lambda *_args: (BATCH_SIZES, [])
     merged_graphs.MergedLayerGraphs._capture_one = staticmethod(
         lambda run, *_args: Replay("m", run)
     )
     attention = runner.layer_groups.attention.decode
-    attention.init_cuda_graph_state = lambda *_args: None
-    attention.get_cuda_graph_seq_len_fill_value = lambda: 1
+    type(attention).init_cuda_graph_state = lambda *_args: None
+    type(attention).get_cuda_graph_seq_len_fill_value = lambda _self: 1
     assert decode_graphs.DecodeGraphRows.__mro__[1] is sglangs.DecodeCudaGraphRunner
     with torch.no_grad():
-        runner.graphs_text = runner.layer_groups.capture_graphs(runner, 1024)
+        runner.graphs_text = runner.layer_groups.capture_graphs(runner, 1024, _lanes())
 
 
 def activate() -> None:

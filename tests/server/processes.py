@@ -1,0 +1,110 @@
+"""Server processes: started warm where that is possible, watched, and ended with all their children."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import psutil
+from warm_start import die_with_parent
+
+#: SGLang's memory checks: on, and fatal.
+STRICT = {
+    "SGLANG_ENABLE_STRICT_MEM_CHECK_DURING_BUSY": "1",
+    "SGLANG_ENABLE_STRICT_MEM_CHECK_DURING_IDLE": "1",
+    "HF_HUB_OFFLINE": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    # Threads of several processes that spin for one another's cores cost more than they give.
+    "OMP_NUM_THREADS": "1",
+}
+
+
+class WarmProcess:
+    """A server forked by ``warm_start.py``, with the part of ``subprocess.Popen`` that tests use."""
+
+    def __init__(self, args: list[str], env: dict[str, str], log: Path) -> None:
+        self.args = args
+        self.returncode: int | None = None
+        self._starter = _starter()
+        start = {"argv": args[args.index("-m") + 1 :], "env": env, "log": str(log)}
+        self.pid = _ask(self._starter, start=start)
+
+    def poll(self) -> int | None:
+        if self.returncode is None:
+            self.returncode = _ask(self._starter, poll=self.pid)
+        return self.returncode
+
+    def wait(self, timeout: float) -> int:
+        deadline = time.monotonic() + timeout
+        while self.poll() is None:
+            if time.monotonic() > deadline:
+                raise subprocess.TimeoutExpired(self.args, timeout)
+            time.sleep(0.02)
+        assert self.returncode is not None
+        return self.returncode
+
+
+@functools.cache
+def _starter() -> subprocess.Popen:
+    """This test run's ``warm_start.py``; it ends with the run, and its servers with it."""
+    script = Path(__file__).with_name("warm_start.py")
+    return subprocess.Popen(
+        [sys.executable, "-I", str(script)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, **STRICT},
+    )
+
+
+def _ask(starter: subprocess.Popen, **request: Any) -> Any:
+    assert starter.stdin is not None and starter.stdout is not None
+    starter.stdin.write(json.dumps(request) + "\n")
+    starter.stdin.flush()
+    return json.loads(starter.stdout.readline())
+
+
+def start(
+    args: list[str], env: dict[str, str], log: Path, network_namespace: str | None = None
+) -> subprocess.Popen | WarmProcess:
+    """Start a server's command with its output in ``log``.
+
+    Where there is a GPU, as a user would: a CUDA context does not survive a fork.
+    """
+    import torch
+
+    if network_namespace is not None:
+        # With a shared memory of its own, by which SGLang tells whether ranks are on one node.
+        apart = 'mount -t tmpfs shm /dev/shm && exec "$@"'
+        args = ["ip", "netns", "exec", network_namespace, "sh", "-c", apart, "sh", *args]
+    elif not torch.cuda.is_available():
+        return WarmProcess(args, env, log)
+    with open(log, "w") as out:
+        return subprocess.Popen(
+            args,
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            env=env,
+            start_new_session=True,
+            preexec_fn=die_with_parent,
+        )
+
+
+def stop(process: subprocess.Popen | WarmProcess) -> None:
+    """End the server and every process it started, also those that left its process group."""
+    try:
+        family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(True)]
+    except psutil.NoSuchProcess:
+        return
+    for member in family:
+        with suppress(psutil.NoSuchProcess):
+            member.kill()
+    psutil.wait_procs(family[1:], timeout=15)
+    process.wait(15)

@@ -1,0 +1,64 @@
+"""Requests timed by another one's tokens."""
+
+from __future__ import annotations
+
+import asyncio
+
+import aiohttp
+from harness import generate
+
+
+def run(server, first, *arrivals, actions=()):
+    """Send ``first``, a stream, and what is timed by its tokens, so that no machine is too fast or slow.
+
+    Args:
+        arrivals: ``(tokens, request, rid)``: sent when ``first`` has that many tokens, or has ended.
+        actions: ``(tokens, seconds, path, body)``: posted that many seconds later than that.
+
+    Returns:
+        Answers by request, and the actions' statuses.
+    """
+
+    async def go():
+        length = 0
+        longer = asyncio.Condition()
+
+        async def grown(tokens):
+            async with longer:
+                await longer.wait_for(lambda: length >= tokens)
+
+        async def told(tokens):
+            nonlocal length
+            async with longer:
+                length = tokens
+                longer.notify_all()
+
+        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=300)) as session:
+            tellers = []
+
+            async def stream():
+                (answer,) = await generate(
+                    session,
+                    server,
+                    first,
+                    progress=lambda n: tellers.append(asyncio.ensure_future(told(n))),
+                )
+                await asyncio.gather(*tellers)
+                await told(10**9)
+                return first, answer
+
+            async def one(tokens, request, rid):
+                await grown(tokens)
+                return request, (await generate(session, server, request, rid))[0]
+
+            async def act(tokens, seconds, path, body):
+                await grown(tokens)
+                await asyncio.sleep(seconds)
+                async with session.post(server.url + path, json=body) as response:
+                    return response.status
+
+            sent = asyncio.gather(stream(), *(one(*a) for a in arrivals))
+            acted = asyncio.gather(*(act(*a) for a in actions))
+            return dict(await sent), await acted
+
+    return asyncio.run(go())

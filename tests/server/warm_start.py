@@ -1,0 +1,128 @@
+"""A process that has imported what all servers import, and forks servers from itself.
+
+A server is three processes or more, and importing torch, transformers and the like is two thirds of
+what its start costs. Here that is done once. SGLang and this project are not imported here: each
+process of a server does that itself, with its own environment and plugins, as after its command.
+
+Protocol: one JSON line a request on standard input, one JSON line an answer on standard output.
+``{"start": {"argv", "env", "log"}}`` gives the process id, ``{"poll": pid}`` its exit status or null.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib
+import json
+import multiprocessing
+import os
+import runpy
+import signal
+import sys
+from multiprocessing import forkserver, resource_tracker, spawn, util
+from typing import Any
+
+#: What takes most of a start's time; none of it starts threads or looks at SGLang's environment.
+LIBRARIES = [
+    "torch._dynamo",
+    "torch.distributed",
+    "torchvision",
+    "torchao",
+    "transformers.modeling_utils",
+    "transformers.generation.candidate_generator",
+    "transformers.processing_utils",
+    "flashinfer",
+    "cutlass",
+    "xgrammar",
+    "openai",
+    "triton",
+    "pandas",
+    "scipy.stats",
+    "fastapi",
+    "aiohttp",
+    "uvicorn",
+]
+
+
+def die_with_parent() -> None:
+    """A killed test run must not leave a server behind.
+
+    NOTE: the parent is the thread that forked, not the process.
+    """
+    ctypes.CDLL(None, use_errno=True).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+
+
+def main() -> None:
+    die_with_parent()
+    for name in LIBRARIES:
+        try:
+            importlib.import_module(name)
+        except ImportError:
+            continue
+    for line in sys.stdin:
+        request = json.loads(line)
+        if "start" in request:
+            pid = os.fork()
+            if pid == 0:
+                return serve(**request["start"])
+            answer = pid
+        else:
+            answer = exit_status(request["poll"])
+        print(json.dumps(answer), flush=True)
+
+
+def exit_status(pid: int) -> int | None:
+    done, status = os.waitpid(pid, os.WNOHANG)
+    return os.waitstatus_to_exitcode(status) if done else None
+
+
+def serve(argv: list[str], env: dict[str, str], log: str) -> None:
+    """Become ``python -m argv…``, in a session of its own."""
+    die_with_parent()
+    os.setsid()
+    out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    for fd, source in enumerate((os.open(os.devnull, os.O_RDONLY), out, out)):
+        os.dup2(source, fd)
+    os.environ.clear()
+    os.environ.update(env)
+    sys.path[:0] = [os.getcwd(), *filter(None, env.get("PYTHONPATH", "").split(os.pathsep))]
+    sys.argv[:] = argv
+    fork_what_would_be_spawned()
+    runpy.run_module(argv[0], run_name="__main__", alter_sys=True)
+
+
+def fork_what_would_be_spawned() -> None:
+    """Let multiprocessing's "spawn" fork from a copy of this process as it is now.
+
+    That copy is the standard library's fork server. What a spawned process would have besides: its
+    parent's environment, and a parent that hears of its failure (SGLang's processes send SIGQUIT).
+    """
+    prepare, describe = spawn.prepare, spawn.get_preparation_data
+    choose, start = multiprocessing.set_start_method, util.spawnv_passfds
+
+    def describe_with_environment(name: str) -> dict[str, Any]:
+        return describe(name) | {"environ": dict(os.environ)}
+
+    def prepare_with_environment(data: dict[str, Any]) -> None:
+        os.environ.clear()
+        os.environ.update(data["environ"])
+        prepare(data)
+
+    def fork(_executable: str, _arguments: list[str], fds: list[int]) -> int:
+        pid = os.fork()
+        if pid == 0:
+            die_with_parent()
+            signal.signal(signal.SIGQUIT, lambda *_: os.kill(os.getppid(), signal.SIGQUIT))
+            forkserver.main(*fds, preload=[])
+        return pid
+
+    spawn.prepare, spawn.get_preparation_data = prepare_with_environment, describe_with_environment
+    multiprocessing.set_start_method = lambda *_, **__: choose("forkserver", force=True)
+    multiprocessing.set_forkserver_preload([])
+    resource_tracker.ensure_running()
+    util.spawnv_passfds = fork
+    forkserver.ensure_running()
+    util.spawnv_passfds = start
+
+
+if __name__ == "__main__":
+    main()
