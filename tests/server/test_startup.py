@@ -31,11 +31,14 @@ for argv in json.loads(sys.argv[1]):
 @pytest.mark.timeout(300)
 def test_wrong_starts_end_before_the_model_loads_in_one_line(make_model, tmp_path):
     tiny = str(make_model())
-    gpt_oss, qwen = tmp_path / "gpt-oss", tmp_path / "qwen"
-    for preset, folder in (("gpt-oss-20b", gpt_oss), ("qwen3-30b-a3b", qwen)):
-        subprocess.run(
-            [sys.executable, "-m", "layered_sglang.make_model", preset, str(folder)], check=True
-        )
+    qwen, unknown = tmp_path / "qwen", tmp_path / "qwen-next"
+    subprocess.run(
+        [sys.executable, "-m", "layered_sglang.make_model", "qwen3-30b-a3b", str(qwen)], check=True
+    )
+    unknown.mkdir()
+    config = json.loads((qwen / "config.json").read_text())
+    config["architectures"] = ["Qwen3NextForCausalLM"]
+    (unknown / "config.json").write_text(json.dumps(config))
     cases = {
         ("--layer-group-tokens", "0"): "--layer-group-tokens must be at least 1",
         ("--itl-slo-ms", "-1"): "--itl-slo-ms must be a positive number",
@@ -46,8 +49,8 @@ def test_wrong_starts_end_before_the_model_loads_in_one_line(make_model, tmp_pat
         ("--enable-lora", "--max-lora-rank", "8", "--lora-target-modules", "all"): "--enable-lora",
         (
             "--model-path",
-            str(gpt_oss),
-        ): "does not support GptOssForCausalLM yet; it supports Glm4Moe",
+            str(unknown),
+        ): "does not support Qwen3NextForCausalLM yet; it supports ",
         # Only a config.json: these can be refused only before weights are looked for.
         ("--model-path", str(qwen), "--num-layer-groups", "49"): "the model's 48 layers",
     }
