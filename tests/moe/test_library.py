@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from layered_sglang.moe import library, native_status
 
 
@@ -63,3 +64,16 @@ def test_built_for_another_torch(monkeypatch: pytest.MonkeyPatch, native: None) 
 def test_imports_without_sglang() -> None:
     code = "import sys, layered_sglang.moe; sys.exit('sglang' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_library_older_than_the_code_is_a_reason(
+    monkeypatch: pytest.MonkeyPatch, native: None
+) -> None:
+    def register() -> None:
+        torch.library.register_fake("layered_sglang::an_operator_to_come")(lambda: None)
+
+    monkeypatch.setattr(library, "_register_fakes", register)
+    status = fresh_status()
+    assert not status.available
+    assert "an_operator_to_come does not exist" in status.reason
+    assert status.reason.endswith("build it again")

@@ -59,7 +59,10 @@ def native_status() -> NativeStatus:
     built_for = torch.ops.layered_sglang.torch_version()
     if built_for != torch.__version__:
         return _unavailable(_mismatch_text(built_for))
-    _register_fakes()
+    try:
+        _register_fakes()
+    except RuntimeError as error:
+        return _unavailable(f"{path} is older than this Python code ({error}); build it again")
     architectures = tuple(torch.ops.layered_sglang.cuda_architectures().split())
     reason = "" if architectures else "built without nvcc"
     return NativeStatus(True, bool(architectures), architectures, reason)
