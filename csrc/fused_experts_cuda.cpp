@@ -87,7 +87,7 @@ TORCH_LIBRARY_FRAGMENT(layered_sglang, m) {
       "fused_experts_workspace_bytes(int num_tokens, int top_k, int num_experts, int hidden,"
       " int inter) -> int",
       &layered_sglang::workspace_bytes);
-  // For measurements: from now on, in this process, the experts' persistent grids fill that many
+  // From now on, in this process, the experts' persistent grids fill that many
   // multiprocessors (0: all), as a stream of a green context has no more.
   m.def("limit_multiprocessors(int count) -> ()", &layered_sglang::limit_multiprocessors);
 }

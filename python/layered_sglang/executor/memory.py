@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from layered_sglang.scheduling.model_shape import num_experts
+
 GIB = 2**30
 #: Cohorts whose rows may be kept at once: one of short prompts overtakes another.
 COHORTS = 2
@@ -48,12 +50,10 @@ class RowSizes:
         hidden, heads = config["hidden_size"], config["num_attention_heads"]
         head_dim = config.get("head_dim") or hidden // heads
         kv_heads = max(config.get("num_key_value_heads") or heads, tp_size)
-        if config.get(
-            "kv_lora_rank"
-        ):  # queries as wide as the cache's narrow vectors, which all share
+        if config.get("kv_lora_rank"):
+            # Queries are as wide as the cache's narrow vectors, which all of them share.
             head_dim, kv_heads = config["kv_lora_rank"] + config["qk_rope_head_dim"], tp_size
-        names = ("num_experts", "num_local_experts", "n_routed_experts")
-        experts = next((int(config[name]) for name in names if config.get(name)), 0)
+        experts = num_experts(config)
         inter = config.get("intermediate_size") or 0
         if experts:
             inter = config.get("moe_intermediate_size") or inter

@@ -14,7 +14,7 @@ from layered_sglang import config, platforms
 from layered_sglang.config import ConfigError, LayeredConfig
 from layered_sglang.executor.architectures import architecture_of
 from layered_sglang.moe.selection import why_no_kernels
-from layered_sglang.scheduling.graph_sizes import fine_sizes
+from layered_sglang.scheduling.graph_sizes import fine_sizes, stock_sizes
 from layered_sglang.scheduling.model_shape import num_experts
 from layered_sglang.scheduling.profile import CostProfile, ProfileError
 
@@ -73,9 +73,9 @@ def build_with_layered_config(
 def _take_fine_graph_sizes(server_args: ServerArgs) -> None:
     """Capture decode graphs of closer batch sizes where rows load experts, unless the user chose."""
     decode = server_args.cuda_graph_config.decode
-    stock = server_args._generate_decode_cuda_graph_batch_sizes
     experts = num_experts(server_args.get_model_config().hf_text_config.to_dict())
-    if server_args.device == "cuda" and experts and decode.bs == stock(decode.max_bs):
+    # Other sizes than SGLang's own were asked for: --cuda-graph-bs-decode, --disable-cuda-graph-padding.
+    if server_args.device == "cuda" and experts and decode.bs == stock_sizes(decode.max_bs):
         decode.bs = fine_sizes(decode.max_bs)
 
 
