@@ -28,6 +28,30 @@ enum class FusedExpertsPath : int {
   kGemv = 1,              // a warp per neuron and pair; no plan
   kGroupedGemm = 2,       // plan, two grouped GEMMs, combine
   kGroupedGemmPairs = 3,  // the same with clusters of two blocks that share their weight tiles
+  kWideGroupedGemm = 4,   // the grouped GEMMs' token tiles are wide (token_tiles_wide.h)
+  kWideGroupedGemmPairs = 5,
+};
+
+constexpr bool uses_pairs(FusedExpertsPath path) {
+  return path == FusedExpertsPath::kGroupedGemmPairs ||
+         path == FusedExpertsPath::kWideGroupedGemmPairs;
+}
+constexpr bool uses_wide_tiles(FusedExpertsPath path) {
+  return path == FusedExpertsPath::kWideGroupedGemm ||
+         path == FusedExpertsPath::kWideGroupedGemmPairs;
+}
+
+struct NamedPath {
+  const char* name;
+  FusedExpertsPath path;
+};
+inline constexpr NamedPath kFusedExpertsPaths[] = {
+    {"auto", FusedExpertsPath::kAutomatic},
+    {"gemv", FusedExpertsPath::kGemv},
+    {"gemm", FusedExpertsPath::kGroupedGemm},
+    {"gemm_pairs", FusedExpertsPath::kGroupedGemmPairs},
+    {"wide_gemm", FusedExpertsPath::kWideGroupedGemm},
+    {"wide_gemm_pairs", FusedExpertsPath::kWideGroupedGemmPairs},
 };
 
 // Token tiles of an expert of average size, when tiles come in multiples.

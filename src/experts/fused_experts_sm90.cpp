@@ -81,8 +81,10 @@ cudaError_t fused_experts_sm90(const FusedExpertsArgs& args, FusedExpertsPath pa
   gemm.activation = args.activation;
   GroupedGemmOptions options;
   options.tuning = args.tuning;
-  options.cluster = path == FusedExpertsPath::kGroupedGemmPairs ? 2 : 1;
-  options.weights_once = reads_weights_once(sizes);
+  options.cluster = uses_pairs(path) ? 2 : 1;
+  options.wide = uses_wide_tiles(path);
+  options.weights_once =
+      args.tuning.weights_once < 0 ? reads_weights_once(sizes) : args.tuning.weights_once == 1;
   error = gate_up_gemm_bf16_sm90(gemm, args.x, args.w13, intermediate, options, stream);
   if (error != cudaSuccess) return error;
   error = down_gemm_bf16_sm90(gemm, intermediate, args.w2, rows, options, stream);

@@ -123,7 +123,9 @@ BAD_INPUTS = {
         "topk_ids": torch.zeros(9, 33, dtype=torch.int32),
     },
     "activation: expected silu or bilinear, got gelu": {"activation": "gelu"},
-    "path: expected auto, gemv, gemm or gemm_pairs, got fast": {"path": "fast"},
+    "path: expected one of auto, gemv, gemm, gemm_pairs, wide_gemm, wide_gemm_pairs, got fast": {
+        "path": "fast"
+    },
 }
 
 

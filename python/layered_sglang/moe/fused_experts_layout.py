@@ -10,7 +10,7 @@ HIDDEN_MULTIPLE = 8
 INTER_MULTIPLE = 8
 MAX_TOP_K = 32
 ACTIVATIONS = ("silu", "bilinear")
-PATHS = ("auto", "gemv", "gemm", "gemm_pairs")
+PATHS = ("auto", "gemv", "gemm", "gemm_pairs", "wide_gemm", "wide_gemm_pairs")
 
 
 def check_fused_experts_input(
@@ -65,4 +65,4 @@ def check_fused_experts_input(
     if activation not in ACTIVATIONS:
         raise ValueError(f"activation: expected silu or bilinear, got {activation}")
     if path not in PATHS:
-        raise ValueError(f"path: expected auto, gemv, gemm or gemm_pairs, got {path}")
+        raise ValueError(f"path: expected one of {', '.join(PATHS)}, got {path}")
