@@ -30,7 +30,8 @@ using Bf16 = __nv_bfloat16;
 constexpr const char* kUsage =
     "usage: bench_grouped_gemm [--tokens N] [--experts E] [--topk K] [--hidden H] [--inter I]\n"
     "         [--routing uniform|skewed|one|invalid] [--kernel all|gate_up|down|combine|layer]\n"
-    "         [--path auto|gemv|gemm|gemm_pairs|wide_gemm|wide_gemm_pairs] [--lag L]\n"
+    "         [--path auto|gemv|gemm|gemm_pairs|wide_gemm|wide_gemm_pairs|\n"
+    "         wide_down|wide_down_pairs] [--lag L]\n"
     "         [--prefetch P] [--once 0|1] [--copies C]\n"
     "         [--repeats R] [--seed S] [--check-only] [--every-path] [--sweep]\n"
     "  one: every pair on expert 0; invalid: half of the ids are -1\n"
@@ -101,9 +102,9 @@ Options parse(int argc, char** argv) {
       options.kernel =
           parse_choice(flag, args.value(), {"all", "gate_up", "down", "combine", "layer"});
     } else if (flag == "--path") {
-      options.path =
-          parse_choice(flag, args.value(),
-                       {"auto", "gemv", "gemm", "gemm_pairs", "wide_gemm", "wide_gemm_pairs"});
+      options.path = parse_choice(flag, args.value(),
+                                  {"auto", "gemv", "gemm", "gemm_pairs", "wide_gemm",
+                                   "wide_gemm_pairs", "wide_down", "wide_down_pairs"});
     } else if (flag == "--lag") {
       options.tuning.consumer_lag = static_cast<int>(parse_int(flag, args.value(), -1, 7));
     } else if (flag == "--prefetch") {
@@ -290,15 +291,15 @@ class Problem {
   }
 
   void gate_up(cudaStream_t stream) {
-    check_cuda(
-        layered_sglang::gate_up_gemm_bf16_sm90(gemm_args(), x_.as<Bf16>(), next(w13_),
-                                               intermediate_.as<Bf16>(), gemm_options(), stream),
-        "gate_up_gemm_bf16_sm90");
+    check_cuda(layered_sglang::gate_up_gemm_bf16_sm90(gemm_args(), x_.as<Bf16>(), next(w13_),
+                                                      intermediate_.as<Bf16>(), gemm_options(false),
+                                                      stream),
+               "gate_up_gemm_bf16_sm90");
   }
 
   void down(cudaStream_t stream) {
     check_cuda(layered_sglang::down_gemm_bf16_sm90(gemm_args(), intermediate_.as<Bf16>(), next(w2_),
-                                                   rows_.as<Bf16>(), gemm_options(), stream),
+                                                   rows_.as<Bf16>(), gemm_options(true), stream),
                "down_gemm_bf16_sm90");
   }
 
@@ -393,13 +394,14 @@ class Problem {
     return args;
   }
 
-  layered_sglang::GroupedGemmOptions gemm_options() const {
+  layered_sglang::GroupedGemmOptions gemm_options(bool down) const {
     layered_sglang::GroupedGemmOptions options;
     const FusedExpertsPath path = options_.path == "auto"
                                       ? layered_sglang::choose_fused_experts_path(sizes_)
                                       : path_of(options_.path);
-    options.cluster = layered_sglang::uses_pairs(path) ? 2 : 1;
-    options.wide = layered_sglang::uses_wide_tiles(path);
+    const layered_sglang::LayerTiles tiles = layered_sglang::layer_tiles(path);
+    options.tiles = down ? tiles.down : tiles.gate_up;
+    options.gate_up_tiles = tiles.gate_up;
     options.weights_once = options_.tuning.weights_once < 0
                                ? layered_sglang::reads_weights_once(sizes_)
                                : options_.tuning.weights_once == 1;
@@ -541,12 +543,16 @@ struct Tried {
 
 // One line for each tuning: microseconds of the GEMMs and of the layer.
 void sweep(const Options& options, Problem& problem, cudaStream_t stream) {
-  const Tried tunings[] = {{"gemm", tuning_of(1, 0)},
+  const Tried tunings[] = {{"gemm", tuning_of(0, 0)},
+                           {"gemm", tuning_of(1, 0)},
                            {"gemm", tuning_of(2, 0)},
+                           {"gemm", tuning_of(1, 6)},
                            {"gemm", tuning_of(2, 6)},
+                           {"gemm", tuning_of(2, 12)},
                            {"gemm_pairs", tuning_of(0, 0)},
                            {"gemm_pairs", tuning_of(1, 0)},
                            {"gemm_pairs", tuning_of(1, 6)},
+                           {"gemm_pairs", tuning_of(1, 12)},
                            {"gemm_pairs", tuning_of(1, 0, 1)},
                            {"wide_gemm", tuning_of(0, 0)},
                            {"wide_gemm", tuning_of(1, 0)},
@@ -554,7 +560,9 @@ void sweep(const Options& options, Problem& problem, cudaStream_t stream) {
                            {"wide_gemm_pairs", tuning_of(0, 0)},
                            {"wide_gemm_pairs", tuning_of(1, 0)},
                            {"wide_gemm_pairs", tuning_of(1, 6)},
-                           {"wide_gemm_pairs", tuning_of(1, 0, 1)}};
+                           {"wide_gemm_pairs", tuning_of(1, 0, 1)},
+                           {"wide_down", tuning_of(1, 0)},
+                           {"wide_down_pairs", tuning_of(1, 0)}};
   double best = 0.0;
   std::string best_name;
   for (const auto& [path, tuning] : tunings) {

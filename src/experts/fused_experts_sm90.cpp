@@ -81,12 +81,14 @@ cudaError_t fused_experts_sm90(const FusedExpertsArgs& args, FusedExpertsPath pa
   gemm.activation = args.activation;
   GroupedGemmOptions options;
   options.tuning = args.tuning;
-  options.cluster = uses_pairs(path) ? 2 : 1;
-  options.wide = uses_wide_tiles(path);
   options.weights_once =
       args.tuning.weights_once < 0 ? reads_weights_once(sizes) : args.tuning.weights_once == 1;
+  const LayerTiles tiles = layer_tiles(path);
+  options.tiles = tiles.gate_up;
   error = gate_up_gemm_bf16_sm90(gemm, args.x, args.w13, intermediate, options, stream);
   if (error != cudaSuccess) return error;
+  options.tiles = tiles.down;
+  options.gate_up_tiles = tiles.gate_up;
   error = down_gemm_bf16_sm90(gemm, intermediate, args.w2, rows, options, stream);
   if (error != cudaSuccess) return error;
 

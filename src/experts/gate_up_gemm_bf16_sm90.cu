@@ -7,8 +7,8 @@ cudaError_t gate_up_gemm_bf16_sm90(const GroupedGemmArgs& args, const __nv_bfloa
                                    const GroupedGemmOptions& options, cudaStream_t stream) {
   using namespace grouped_gemm;
   CUtensorMap weight_map;
-  const cudaError_t error =
-      make_weight_map(w13, args.num_experts, 2, args.inter, args.hidden, options.wide, &weight_map);
+  const cudaError_t error = make_weight_map(w13, args.num_experts, 2, args.inter, args.hidden,
+                                            options.tiles.wide, &weight_map);
   if (error != cudaSuccess) return error;
   KernelArgs kernel_args = {};
   kernel_args.gemm = args;
@@ -17,8 +17,8 @@ cudaError_t gate_up_gemm_bf16_sm90(const GroupedGemmArgs& args, const __nv_bfloa
   kernel_args.out = intermediate;
   kernel_args.depth = args.hidden;
   kernel_args.out_columns = args.inter;
-  kernel_args.num_weight_tiles = weight_tile_count(2 * args.inter, options.wide);
-  kernel_args.stages = stage_count(args.num_experts, options.wide);
+  kernel_args.num_weight_tiles = weight_tile_count(2 * args.inter, options.tiles.wide);
+  kernel_args.stages = stage_count(args.num_experts, options.tiles.wide);
   kernel_args.tuning = chosen_tuning(options);
   kernel_args.prefetch_stages = std::min(kernel_args.tuning.prefetch_stages,
                                          (kernel_args.depth + kStageDepth - 1) / kStageDepth);

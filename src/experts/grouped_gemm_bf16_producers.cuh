@@ -98,10 +98,10 @@ __device__ __forceinline__ void load_tokens(const TokenMaps* maps,
 }
 
 // Waits until the gate/up GEMM has stored the expert's rows.
-template <int kCluster>
 __device__ __forceinline__ void wait_for_rows(const ExpertTable& table, const KernelArgs& args,
                                               int expert) {
-  const int tiles = (table[expert + 1].first_tile - table[expert].first_tile) * kCluster;
+  const int rows = table[expert + 1].first_row - table[expert].first_row;
+  const int tiles = all_token_tiles(rows, args.gate_up_tiles);
   while (ptx::load_acquire(args.gemm.stored_parts + expert) < tiles * args.parts_of_tile) {
   }
   // The copy engine reads what ordinary stores wrote.
@@ -148,7 +148,7 @@ __device__ __forceinline__ void run_copy_warp(const CUtensorMap* weight_map,
           load_weights<false, kCluster, kWide>(weight_map, shared, task, position.stage, k_block,
                                                args.weight_policy);
         }
-        if (k_block == 0) wait_for_rows<kCluster>(table, args, task.expert);
+        if (k_block == 0) wait_for_rows(table, args, task.expert);
         load_tokens<kWide>(token_maps, shared, task, position.stage, k_block);
       }
       WeightPrefetch<false, kCluster, kWide, kWarpSize>::step(args, task, next, has_next, k_block,

@@ -9,6 +9,8 @@
 
 #include <cstdint>
 
+#include "experts/token_tiles_wide.h"
+
 namespace layered_sglang {
 
 // What becomes of a neuron's gate and up sums.
@@ -51,8 +53,8 @@ struct GroupedGemmTuning {
 
 struct GroupedGemmOptions {
   GroupedGemmTuning tuning;
-  int cluster = 1;             // blocks that share each weight tile: 1 or 2
-  bool wide = false;           // token tiles of 128 rows, for many rows an expert
+  TokenTiles tiles;
+  TokenTiles gate_up_tiles;    // down only: of the GEMM whose rows it waits for
   bool weights_once = false;   // weights are read by one task only: they need not stay in the L2
   bool overlap_launch = true;  // may start while the previous kernel in the stream still runs
 };

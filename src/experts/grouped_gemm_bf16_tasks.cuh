@@ -80,12 +80,13 @@ struct KernelArgs {
   const __nv_bfloat16* x;  // gate/up only
   const __nv_bfloat16* weights;
   __nv_bfloat16* out;
-  int depth;             // K
-  int out_columns;       // row length of `out`
-  int num_weight_tiles;  // of an expert
-  int parts_of_tile;     // down only: what the gate/up GEMM adds to stored_parts for a token tile
-  int stages;            // of the ring: stage_count
-  int prefetch_stages;   // at most the stages of a task
+  int depth;                 // K
+  int out_columns;           // row length of `out`
+  int num_weight_tiles;      // of an expert
+  TokenTiles gate_up_tiles;  // down only
+  int parts_of_tile;    // down only: what the gate/up GEMM adds to stored_parts for one of them
+  int stages;           // of the ring: stage_count
+  int prefetch_stages;  // at most the stages of a task
   uint64_t weight_policy;
   GroupedGemmTuning tuning;
 };

@@ -33,7 +33,7 @@ inline cudaError_t make_weight_map(const __nv_bfloat16* weights, int experts, in
 // The consumer lag that was fastest at 4096 tokens of Qwen3-30B-A3B on an H100.
 inline GroupedGemmTuning chosen_tuning(const GroupedGemmOptions& options) {
   GroupedGemmTuning tuning = options.tuning;
-  if (tuning.consumer_lag < 0) tuning.consumer_lag = options.cluster == 2 ? 1 : 2;
+  if (tuning.consumer_lag < 0) tuning.consumer_lag = options.tiles.cluster == 2 ? 1 : 2;
   if (tuning.prefetch_stages < 0) tuning.prefetch_stages = 0;
   return tuning;
 }
@@ -99,9 +99,10 @@ template <bool kGateUp>
 cudaError_t launch_chosen(const CUtensorMap& weight_map, const TokenMaps& token_maps,
                           const KernelArgs& args, const GroupedGemmOptions& options,
                           cudaStream_t stream) {
-  const auto run = options.cluster == 2
-                       ? (options.wide ? launch<kGateUp, 2, true> : launch<kGateUp, 2, false>)
-                       : (options.wide ? launch<kGateUp, 1, true> : launch<kGateUp, 1, false>);
+  const auto run =
+      options.tiles.cluster == 2
+          ? (options.tiles.wide ? launch<kGateUp, 2, true> : launch<kGateUp, 2, false>)
+          : (options.tiles.wide ? launch<kGateUp, 1, true> : launch<kGateUp, 1, false>);
   return run(weight_map, token_maps, args, options.overlap_launch, stream);
 }
 

@@ -43,4 +43,18 @@ LAYERED_SGLANG_HOST_DEVICE TaskPlace place_wide_task(int within, int tiles, int 
   return place;
 }
 
+// How a grouped GEMM cuts rows.
+struct TokenTiles {
+  bool wide = false;
+  int cluster = 1;  // blocks that share each weight tile: 1 or 2
+};
+
+// Tiles of an expert that has `rows` rows, those of both blocks of a pair.
+LAYERED_SGLANG_HOST_DEVICE int all_token_tiles(int rows, TokenTiles tiles) {
+  if (tiles.cluster == 2) {
+    return 2 * (tiles.wide ? wide_task_tile_count(rows, 2) : task_tile_count(rows, 2));
+  }
+  return tiles.wide ? wide_task_tile_count(rows, 1) : task_tile_count(rows, 1);
+}
+
 }  // namespace layered_sglang

@@ -13,13 +13,13 @@ from fused_experts_cases import (
     uniform_ids,
 )
 from guarded import Guarded
-from layered_sglang.moe import fused_experts, fused_experts_workspace_bytes
+from layered_sglang.moe import fused_experts, fused_experts_layout, fused_experts_workspace_bytes
 from layered_sglang.moe.reference import fused_experts_reference
 from plan_cases import skewed, with_counts, with_invalid
 
 pytestmark = pytest.mark.gpu
 
-PATHS = ["gemv", "gemm", "gemm_pairs", "wide_gemm", "wide_gemm_pairs"]
+PATHS = list(fused_experts_layout.PATHS[1:])
 GEMMS = PATHS[1:]
 QWEN = Shape(128, 8, 2048, 768)
 SHAPES = [

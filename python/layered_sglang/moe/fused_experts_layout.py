@@ -10,7 +10,10 @@ HIDDEN_MULTIPLE = 8
 INTER_MULTIPLE = 8
 MAX_TOP_K = 32
 ACTIVATIONS = ("silu", "bilinear")
-PATHS = ("auto", "gemv", "gemm", "gemm_pairs", "wide_gemm", "wide_gemm_pairs")
+PATHS = (
+    "auto", "gemv", "gemm", "gemm_pairs", "wide_gemm", "wide_gemm_pairs", "wide_down",
+    "wide_down_pairs",
+)  # fmt: skip
 
 
 def check_fused_experts_input(
