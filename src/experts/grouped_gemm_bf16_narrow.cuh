@@ -109,11 +109,12 @@ __device__ __forceinline__ void store_tile(const KernelArgs& args, const Task& t
     }
   }
 }
-// A warpgroup's share of one task: 128 weight rows.
+// A warpgroup's share of one task: 128 weight rows. stored_expert: see run_consumers.
 template <bool kGateUp, int kCluster, int kColumns>
 __device__ __forceinline__ void compute_task(const KernelArgs& args,
                                              const SharedLayout<false>& shared, const Task& task,
-                                             int group, RingPosition& position) {
+                                             int group, int& stored_expert,
+                                             RingPosition& position) {
   // NOTE: cleared, and not left to the first wgmma: without a definition the registers would count
   // as live all the way from the kernel's start, in every case of the switch at once.
   float sums[2][kColumns / 2];
@@ -146,6 +147,9 @@ __device__ __forceinline__ void compute_task(const KernelArgs& args,
       }
     }
     ptx::wgmma_commit();
+    if constexpr (kCountsLate<kGateUp, kCluster, false>) {
+      if (k_block == 0) count_stored_part(args, stored_expert);
+    }
     ptx::wgmma_wait<1>();
     if (k_block > 0) release<kCluster, false>(shared, position.before(args.stages));
     position.advance(args.stages);
@@ -162,6 +166,10 @@ __device__ __forceinline__ void compute_task(const KernelArgs& args,
   ptx::fence_async_proxy();
   __syncwarp();
   release<kCluster, false>(shared, last);
-  if (kGateUp) count_stored_part(args, task.expert);
+  if constexpr (kCountsLate<kGateUp, kCluster, false>) {
+    stored_expert = task.expert;
+  } else if (kGateUp) {
+    count_stored_part(args, task.expert);
+  }
 }
 }  // namespace layered_sglang::grouped_gemm

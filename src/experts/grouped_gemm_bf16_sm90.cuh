@@ -29,11 +29,11 @@ namespace layered_sglang::grouped_gemm {
 template <bool kGateUp, int kCluster>
 __device__ __forceinline__ void compute_narrow_task(const KernelArgs& args,
                                                     const SharedLayout<false>& shared,
-                                                    const Task& task, int group,
+                                                    const Task& task, int group, int& stored_expert,
                                                     RingPosition& position) {
-#define LS_CASE(columns)                                                           \
-  case columns / 8:                                                                \
-    compute_task<kGateUp, kCluster, columns>(args, shared, task, group, position); \
+#define LS_CASE(columns)                                                                          \
+  case columns / 8:                                                                               \
+    compute_task<kGateUp, kCluster, columns>(args, shared, task, group, stored_expert, position); \
     break;
   switch (task.width / 8) {
     LS_CASE(16)
@@ -76,15 +76,18 @@ __device__ __forceinline__ void run_consumers(const KernelArgs& args,
     ptx::barrier_wait(shared.full_barrier(lag), 0);
   }
   RingPosition position;
+  // Whose rows the last task stored, if they are yet to be counted; else -1.
+  int stored_expert = -1;
   for (int index = first_task<kCluster>(); index < task_count(table, args);
        index += task_step<kCluster>()) {
     const Task task = find_task<kCluster, kWide>(table, args, index);
     if constexpr (kWide) {
-      compute_wide_task<kGateUp, kCluster>(args, shared, task, group, position);
+      compute_wide_task<kGateUp, kCluster>(args, shared, task, group, stored_expert, position);
     } else {
-      compute_narrow_task<kGateUp, kCluster>(args, shared, task, group, position);
+      compute_narrow_task<kGateUp, kCluster>(args, shared, task, group, stored_expert, position);
     }
   }
+  if (kCountsLate<kGateUp, kCluster, kWide>) count_stored_part(args, stored_expert);
 }
 
 template <bool kGateUp, int kCluster, bool kWide>

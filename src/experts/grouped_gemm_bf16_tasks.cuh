@@ -234,8 +234,14 @@ __device__ __forceinline__ void release(const SharedLayout<kWide>& shared, int s
   }
 }
 
-// A warp's part of a task of `expert` is stored.
+// Whether a task's stored parts are counted only when the next one's first products are under way,
+// as counting waits until the stores have arrived. Narrow pairs have no register for it.
+template <bool kGateUp, int kCluster, bool kWide>
+inline constexpr bool kCountsLate = kGateUp && (kWide || kCluster == 1);
+
+// A warp's part of a task of `expert` is stored; -1: of none.
 __device__ __forceinline__ void count_stored_part(const KernelArgs& args, int expert) {
+  if (expert < 0) return;
   ptx::fence_async_proxy_global();
   __syncwarp();
   if (threadIdx.x % kWarpSize == 0) ptx::add_release(args.gemm.stored_parts + expert, 1);

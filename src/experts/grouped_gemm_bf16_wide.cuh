@@ -76,14 +76,15 @@ __device__ __forceinline__ void store_wide_tile(const KernelArgs& args, const Ta
   }
 }
 
-// A warpgroup's share of one wide task: 64 rows.
+// A warpgroup's share of one wide task: 64 rows. stored_expert: see run_consumers.
 template <bool kGateUp, int kCluster>
 __device__ __forceinline__ void compute_wide_task(const KernelArgs& args,
                                                   const SharedLayout<true>& shared,
-                                                  const Task& task, int group,
+                                                  const Task& task, int group, int& stored_expert,
                                                   RingPosition& position) {
   const int k_blocks = (args.depth + kStageDepth - 1) / kStageDepth;
   if (task.rows <= group * kWideGroupTokens) {  // a tile that ends before this warpgroup's rows
+    if (kGateUp) count_stored_part(args, stored_expert);
     for (int k_block = 0; k_block < k_blocks; ++k_block) {
       ptx::barrier_wait(shared.full_barrier(position.stage), position.round);
       __syncwarp();
@@ -112,6 +113,7 @@ __device__ __forceinline__ void compute_wide_task(const KernelArgs& args,
             ptx::operand_descriptor<kRowBytes, kGroupBytes>(weights + k * 2));
       }
       ptx::wgmma_commit();
+      if (kGateUp && k_block == 0) count_stored_part(args, stored_expert);
       ptx::wgmma_wait<1>();
       if (k_block > 0) release<kCluster>(shared, position.before(args.stages));
       position.advance(args.stages);
@@ -121,7 +123,7 @@ __device__ __forceinline__ void compute_wide_task(const KernelArgs& args,
     const int warp = threadIdx.x / kWarpSize % 4;
     store_wide_tile<kGateUp>(args, task, sums, group * kWideGroupTokens + warp * 16);
   }
-  if (kGateUp) count_stored_part(args, task.expert);
+  stored_expert = task.expert;
 }
 
 }  // namespace layered_sglang::grouped_gemm
