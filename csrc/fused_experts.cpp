@@ -5,8 +5,6 @@
 #include <c10/util/Exception.h>
 #include <torch/library.h>
 
-#include <string>
-
 #include "experts/fused_experts_cpu.h"
 #include "plan/expert_plan_layout.h"
 #include "tensor_check.h"
@@ -88,12 +86,12 @@ bool is_bilinear(std::string_view activation) {
 }
 
 FusedExpertsPath fused_experts_path(std::string_view name) {
-  std::string names;
-  for (const NamedPath& known : kFusedExpertsPaths) {
-    if (name == known.name) return known.path;
-    names += (names.empty() ? "" : ", ") + std::string(known.name);
-  }
-  C10_THROW_ERROR(ValueError, c10::str("path: expected one of ", names, ", got ", name));
+  if (name == "auto") return FusedExpertsPath::kAutomatic;
+  if (name == "gemv") return FusedExpertsPath::kGemv;
+  if (name == "gemm") return FusedExpertsPath::kGroupedGemm;
+  TORCH_CHECK_VALUE(name == "gemm_pairs", "path: expected auto, gemv, gemm or gemm_pairs, got ",
+                    name);
+  return FusedExpertsPath::kGroupedGemmPairs;
 }
 
 }  // namespace layered_sglang

@@ -17,7 +17,7 @@ FusedExpertsSizes check_fused_experts(const at::Tensor& x, const at::Tensor& w13
 // Whether `activation` is "bilinear" and not "silu"; raises ValueError for anything else.
 bool is_bilinear(std::string_view activation);
 
-// Of kFusedExpertsPaths; raises ValueError for anything else.
+// "auto", "gemv", "gemm" or "gemm_pairs"; raises ValueError for anything else.
 FusedExpertsPath fused_experts_path(std::string_view name);
 
 }  // namespace layered_sglang

@@ -9,7 +9,6 @@
 #include "experts/fused_experts_layout.h"
 #include "experts/token_tiles.h"
 #include "experts/token_tiles_fp8.h"
-#include "experts/token_tiles_wide.h"
 #include "plan/expert_plan_layout.h"
 
 namespace py = pybind11;
@@ -40,10 +39,16 @@ int64_t padded_row_capacity(int64_t num_pairs, int64_t num_experts, int64_t row_
 
 std::string fused_experts_path(int64_t num_tokens, int64_t top_k, int64_t num_experts,
                                int64_t hidden, int64_t inter) {
-  const layered_sglang::FusedExpertsPath chosen =
-      layered_sglang::choose_fused_experts_path({num_tokens, top_k, num_experts, hidden, inter});
-  for (const auto& known : layered_sglang::kFusedExpertsPaths) {
-    if (chosen == known.path) return known.name;
+  switch (
+      layered_sglang::choose_fused_experts_path({num_tokens, top_k, num_experts, hidden, inter})) {
+    case layered_sglang::FusedExpertsPath::kGemv:
+      return "gemv";
+    case layered_sglang::FusedExpertsPath::kGroupedGemm:
+      return "gemm";
+    case layered_sglang::FusedExpertsPath::kGroupedGemmPairs:
+      return "gemm_pairs";
+    case layered_sglang::FusedExpertsPath::kAutomatic:
+      break;
   }
   throw std::logic_error("fused_experts_path: no path chosen");
 }
@@ -58,21 +63,19 @@ py::tuple token_tiles(int rows, int multiple) {
 }
 
 py::list grouped_gemm_tasks(const std::vector<int>& expert_counts, int num_weight_tiles,
-                            int cluster, bool wide) {
+                            int cluster) {
   if (num_weight_tiles < 1 || cluster < 1 || cluster > 2) {
     throw py::value_error(
         "grouped_gemm_tasks: expected num_weight_tiles >= 1 and a cluster of 1 or 2, got " +
         std::to_string(num_weight_tiles) + " and " + std::to_string(cluster));
   }
-  const auto count = wide ? layered_sglang::wide_task_tile_count : layered_sglang::task_tile_count;
-  const auto place_one = wide ? layered_sglang::place_wide_task : layered_sglang::place_task;
   py::list tasks;
   for (int expert = 0; expert < static_cast<int>(expert_counts.size()); ++expert) {
     const int rows = expert_counts[expert];
-    const int tiles = count(rows, cluster);
+    const int tiles = layered_sglang::task_tile_count(rows, cluster);
     for (int within = 0; within < tiles * num_weight_tiles; ++within) {
       for (int rank = 0; rank < cluster; ++rank) {
-        const auto place = place_one(within, tiles, rows, cluster, rank);
+        const auto place = layered_sglang::place_task(within, tiles, rows, cluster, rank);
         tasks.append(
             py::make_tuple(expert, place.weight_tile, place.first_row, place.rows, place.width));
       }
@@ -120,17 +123,16 @@ PYBIND11_MODULE(_host, m) {
   m.attr("MAX_EXPERT_TOP_K") = layered_sglang::kMaxExpertTopK;
   m.def("fused_experts_path", &fused_experts_path, py::arg("num_tokens"), py::arg("top_k"),
         py::arg("num_experts"), py::arg("hidden"), py::arg("inter"),
-        "The path that fused_experts chooses on a GPU, by its name.");
+        "The path that fused_experts chooses on a GPU: gemv, gemm or gemm_pairs.");
   m.def("token_tiles", &token_tiles, py::arg("rows"), py::arg("multiple") = 1,
         "(tiles, width): how the grouped GEMMs cut an expert's rows; tiles is a multiple of\n"
         "`multiple`. Raises ValueError for a size below 1.");
   m.def(
       "grouped_gemm_tasks", &grouped_gemm_tasks, py::arg("expert_counts"),
-      py::arg("num_weight_tiles"), py::arg("cluster") = 1, py::arg("wide") = false,
+      py::arg("num_weight_tiles"), py::arg("cluster") = 1,
       "[(expert, weight_tile, first_row, rows, width)]: the grouped GEMMs' tasks in their order,\n"
       "of both blocks of a cluster one after the other. first_row is the expert's own; rows is 0\n"
       "or less for an empty tile of a pair. Raises ValueError for a size that cannot be.");
-  m.attr("WIDE_TILE_TOKENS") = layered_sglang::kWideTileTokens;
   m.attr("MAX_FP8_TILE_TOKENS") = layered_sglang::kFp8MaxTileTokens;
   m.attr("FP8_WIDE_TILE_TOKENS") = layered_sglang::kFp8WideTileTokens;
   m.def("fp8_grouped_gemm_tasks", &fp8_grouped_gemm_tasks, py::arg("expert_counts"),

@@ -30,16 +30,13 @@ using Bf16 = __nv_bfloat16;
 constexpr const char* kUsage =
     "usage: bench_grouped_gemm [--tokens N] [--experts E] [--topk K] [--hidden H] [--inter I]\n"
     "         [--routing uniform|skewed|one|invalid] [--kernel all|gate_up|down|combine|layer]\n"
-    "         [--path auto|gemv|gemm|gemm_pairs|wide_gemm|wide_gemm_pairs|\n"
-    "         wide_down|wide_down_pairs] [--lag L]\n"
-    "         [--prefetch P] [--once 0|1] [--copies C]\n"
+    "         [--path auto|gemv|gemm|gemm_pairs] [--lag L] [--copies C]\n"
     "         [--repeats R] [--seed S] [--check-only] [--every-path] [--sweep]\n"
     "  one: every pair on expert 0; invalid: half of the ids are -1\n"
-    "  --path: of the layer; pairs also make gate_up and down share weights in clusters\n"
-    "  --lag, --prefetch, --once: GroupedGemmTuning of the grouped GEMMs\n"
+    "  --path: of the layer; gemm_pairs also makes gate_up and down share weights in clusters\n"
+    "  --lag: GroupedGemmTuning of the grouped GEMMs, in stages\n"
     "  --every-path: checks each path, not only the chosen one\n"
-    "  --sweep: the grouped GEMMs' paths with several tunings, one line each; with --path those\n"
-    "    paths whose names start with it\n"
+    "  --sweep: paths gemm and gemm_pairs with several lags, one line each\n"
     "  --copies: weight copies to rotate between\n";
 
 // Of an H200, measured: device copy and 8192^3 bf16 matrix product. The floor is made of them.
@@ -102,15 +99,9 @@ Options parse(int argc, char** argv) {
       options.kernel =
           parse_choice(flag, args.value(), {"all", "gate_up", "down", "combine", "layer"});
     } else if (flag == "--path") {
-      options.path = parse_choice(flag, args.value(),
-                                  {"auto", "gemv", "gemm", "gemm_pairs", "wide_gemm",
-                                   "wide_gemm_pairs", "wide_down", "wide_down_pairs"});
+      options.path = parse_choice(flag, args.value(), {"auto", "gemv", "gemm", "gemm_pairs"});
     } else if (flag == "--lag") {
       options.tuning.consumer_lag = static_cast<int>(parse_int(flag, args.value(), -1, 7));
-    } else if (flag == "--prefetch") {
-      options.tuning.prefetch_stages = static_cast<int>(parse_int(flag, args.value(), -1, 64));
-    } else if (flag == "--once") {
-      options.tuning.weights_once = static_cast<int>(parse_int(flag, args.value(), -1, 1));
     } else if (flag == "--every-path") {
       options.every_path = true;
     } else if (flag == "--sweep") {
@@ -135,9 +126,9 @@ Options parse(int argc, char** argv) {
 }
 
 FusedExpertsPath path_of(const std::string& name) {
-  for (const auto& known : layered_sglang::kFusedExpertsPaths) {
-    if (name == known.name) return known.path;
-  }
+  if (name == "gemv") return FusedExpertsPath::kGemv;
+  if (name == "gemm") return FusedExpertsPath::kGroupedGemm;
+  if (name == "gemm_pairs") return FusedExpertsPath::kGroupedGemmPairs;
   return FusedExpertsPath::kAutomatic;
 }
 
@@ -291,15 +282,15 @@ class Problem {
   }
 
   void gate_up(cudaStream_t stream) {
-    check_cuda(layered_sglang::gate_up_gemm_bf16_sm90(gemm_args(), x_.as<Bf16>(), next(w13_),
-                                                      intermediate_.as<Bf16>(), gemm_options(false),
-                                                      stream),
-               "gate_up_gemm_bf16_sm90");
+    check_cuda(
+        layered_sglang::gate_up_gemm_bf16_sm90(gemm_args(), x_.as<Bf16>(), next(w13_),
+                                               intermediate_.as<Bf16>(), gemm_options(), stream),
+        "gate_up_gemm_bf16_sm90");
   }
 
   void down(cudaStream_t stream) {
     check_cuda(layered_sglang::down_gemm_bf16_sm90(gemm_args(), intermediate_.as<Bf16>(), next(w2_),
-                                                   rows_.as<Bf16>(), gemm_options(true), stream),
+                                                   rows_.as<Bf16>(), gemm_options(), stream),
                "down_gemm_bf16_sm90");
   }
 
@@ -394,17 +385,13 @@ class Problem {
     return args;
   }
 
-  layered_sglang::GroupedGemmOptions gemm_options(bool down) const {
+  layered_sglang::GroupedGemmOptions gemm_options() const {
     layered_sglang::GroupedGemmOptions options;
     const FusedExpertsPath path = options_.path == "auto"
                                       ? layered_sglang::choose_fused_experts_path(sizes_)
                                       : path_of(options_.path);
-    const layered_sglang::LayerTiles tiles = layered_sglang::layer_tiles(path);
-    options.tiles = down ? tiles.down : tiles.gate_up;
-    options.gate_up_tiles = tiles.gate_up;
-    options.weights_once = options_.tuning.weights_once < 0
-                               ? layered_sglang::reads_weights_once(sizes_)
-                               : options_.tuning.weights_once == 1;
+    options.cluster = path == FusedExpertsPath::kGroupedGemmPairs ? 2 : 1;
+    options.weights_once = layered_sglang::reads_weights_once(sizes_);
     options.tuning = options_.tuning;
     options.overlap_launch = false;  // each kernel for itself
     return options;
@@ -499,17 +486,12 @@ void print_kernel(const char* name, const Work& work, const microbench::Spread& 
 std::string command_of(const Options& options) {
   std::string command =
       "bench_grouped_gemm --routing " + options.routing + " --path " + options.path;
-  const std::pair<const char*, int64_t> numbers[] = {{"--tokens", options.tokens},
-                                                     {"--experts", options.experts},
-                                                     {"--topk", options.topk},
-                                                     {"--hidden", options.hidden},
-                                                     {"--inter", options.inter},
-                                                     {"--lag", options.tuning.consumer_lag},
-                                                     {"--prefetch", options.tuning.prefetch_stages},
-                                                     {"--once", options.tuning.weights_once},
-                                                     {"--copies", options.copies},
-                                                     {"--repeats", options.repeats},
-                                                     {"--seed", options.seed}};
+  const std::pair<const char*, int64_t> numbers[] = {
+      {"--tokens", options.tokens}, {"--experts", options.experts},
+      {"--topk", options.topk},     {"--hidden", options.hidden},
+      {"--inter", options.inter},   {"--lag", options.tuning.consumer_lag},
+      {"--copies", options.copies}, {"--repeats", options.repeats},
+      {"--seed", options.seed}};
   for (const auto& [flag, value] : numbers) {
     command += std::string(" ") + flag + " " + std::to_string(value);
   }
@@ -528,14 +510,6 @@ void time_kernels(const Options& options, Problem& problem, cudaStream_t stream)
   time("layer", problem.layer_work(), [&] { problem.layer(stream); });
 }
 
-layered_sglang::GroupedGemmTuning tuning_of(int lag, int prefetch, int once = -1) {
-  layered_sglang::GroupedGemmTuning tuning;
-  tuning.consumer_lag = lag;
-  tuning.prefetch_stages = prefetch;
-  tuning.weights_once = once;
-  return tuning;
-}
-
 struct Tried {
   const char* path;
   layered_sglang::GroupedGemmTuning tuning;
@@ -543,40 +517,20 @@ struct Tried {
 
 // One line for each tuning: microseconds of the GEMMs and of the layer.
 void sweep(const Options& options, Problem& problem, cudaStream_t stream) {
-  const Tried tunings[] = {{"gemm", tuning_of(0, 0)},
-                           {"gemm", tuning_of(1, 0)},
-                           {"gemm", tuning_of(2, 0)},
-                           {"gemm", tuning_of(1, 6)},
-                           {"gemm", tuning_of(2, 6)},
-                           {"gemm", tuning_of(2, 12)},
-                           {"gemm_pairs", tuning_of(0, 0)},
-                           {"gemm_pairs", tuning_of(1, 0)},
-                           {"gemm_pairs", tuning_of(1, 6)},
-                           {"gemm_pairs", tuning_of(1, 12)},
-                           {"gemm_pairs", tuning_of(1, 0, 1)},
-                           {"wide_gemm", tuning_of(0, 0)},
-                           {"wide_gemm", tuning_of(1, 0)},
-                           {"wide_gemm", tuning_of(1, 6)},
-                           {"wide_gemm_pairs", tuning_of(0, 0)},
-                           {"wide_gemm_pairs", tuning_of(1, 0)},
-                           {"wide_gemm_pairs", tuning_of(1, 6)},
-                           {"wide_gemm_pairs", tuning_of(1, 0, 1)},
-                           {"wide_down", tuning_of(1, 0)},
-                           {"wide_down_pairs", tuning_of(1, 0)}};
+  const Tried tunings[] = {{"gemm", {0}},       {"gemm", {1}},       {"gemm", {2}},
+                           {"gemm", {3}},       {"gemm_pairs", {0}}, {"gemm_pairs", {1}},
+                           {"gemm_pairs", {2}}, {"gemm_pairs", {3}}};
   double best = 0.0;
   std::string best_name;
   for (const auto& [path, tuning] : tunings) {
-    if (options.path != "auto" && std::string(path).rfind(options.path, 0) != 0) continue;
     problem.choose(path, tuning);
     problem.check(stream);
     const auto us = [&](void (Problem::*kernel)(cudaStream_t)) {
       return time_kernel(options, stream, [&] { (problem.*kernel)(stream); }).median;
     };
     const double layer = us(&Problem::layer);
-    const std::string name = std::string(path) + " lag " + std::to_string(tuning.consumer_lag) +
-                             " prefetch " + std::to_string(tuning.prefetch_stages) +
-                             (tuning.weights_once == 1 ? " once" : "");
-    std::printf("sweep %6lld tokens  %-34s gate_up %8.1f  down %8.1f  layer %8.1f us\n",
+    const std::string name = std::string(path) + " lag " + std::to_string(tuning.consumer_lag);
+    std::printf("sweep %6lld tokens  %-28s gate_up %8.1f  down %8.1f  layer %8.1f us\n",
                 static_cast<long long>(options.tokens), name.c_str(), us(&Problem::gate_up),
                 us(&Problem::down), layer);
     std::fflush(stdout);
@@ -585,7 +539,7 @@ void sweep(const Options& options, Problem& problem, cudaStream_t stream) {
       best_name = name;
     }
   }
-  std::printf("best  %6lld tokens  %-34s layer %.1f us\n", static_cast<long long>(options.tokens),
+  std::printf("best  %6lld tokens  %-28s layer %.1f us\n", static_cast<long long>(options.tokens),
               best_name.c_str(), best);
 }
 
@@ -595,8 +549,8 @@ int run(const Options& options) {
   microbench::Stream stream;
   problem.check(stream);
   if (options.every_path) {
-    for (const auto& known : layered_sglang::kFusedExpertsPaths) {
-      problem.choose(known.name, options.tuning);
+    for (const char* path : {"gemv", "gemm", "gemm_pairs"}) {
+      problem.choose(path, options.tuning);
       problem.check(stream);
     }
     problem.choose(options.path, options.tuning);

@@ -101,11 +101,6 @@ __device__ __forceinline__ void tensor_load_4d_multicast(uint32_t target, const 
       : "memory");
 }
 
-// Fetches the 64 bytes at an address into the L2.
-__device__ __forceinline__ void prefetch_l2(const void* address) {
-  asm volatile("prefetch.global.L2 [%0];" ::"l"(address));
-}
-
 // 16 bytes past the L1 cache.
 __device__ __forceinline__ void copy_async_16(uint32_t target, const void* source) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(target), "l"(source) : "memory");
@@ -189,14 +184,6 @@ __device__ __forceinline__ void store_matrices_transposed(uint32_t address, uint
       "stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(address),
       "r"(m0), "r"(m1), "r"(m2), "r"(m3)
       : "memory");
-}
-
-// The same, not transposed: a lane's two elements of a matrix are adjacent ones of row lane / 4.
-__device__ __forceinline__ void store_matrices(uint32_t address, uint32_t m0, uint32_t m1,
-                                               uint32_t m2, uint32_t m3) {
-  asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(address),
-               "r"(m0), "r"(m1), "r"(m2), "r"(m3)
-               : "memory");
 }
 
 __device__ __forceinline__ uint4 load_shared_16(uint32_t address) {

@@ -18,7 +18,6 @@ __device__ __forceinline__ void wgmma_bf16(float (&d)[kColumns / 2], uint64_t a,
 #define LS_D16(i) LS_D8(i), LS_D8(i + 8)
 #define LS_D32(i) LS_D16(i), LS_D16(i + 16)
 #define LS_D64(i) LS_D32(i), LS_D32(i + 32)
-#define LS_D128(i) LS_D64(i), LS_D64(i + 64)
 #define LS_N8 "%0, %1, %2, %3, %4, %5, %6, %7"
 #define LS_N16 LS_N8 ", %8, %9, %10, %11, %12, %13, %14, %15"
 #define LS_N24 LS_N16 ", %16, %17, %18, %19, %20, %21, %22, %23"
@@ -39,10 +38,6 @@ __device__ __forceinline__ void wgmma_bf16(float (&d)[kColumns / 2], uint64_t a,
 #define LS_N88 LS_N84 ", %84, %85, %86, %87"
 #define LS_N92 LS_N88 ", %88, %89, %90, %91"
 #define LS_N96 LS_N92 ", %92, %93, %94, %95"
-#define LS_N104 LS_N96 ", %96, %97, %98, %99, %100, %101, %102, %103"
-#define LS_N112 LS_N104 ", %104, %105, %106, %107, %108, %109, %110, %111"
-#define LS_N120 LS_N112 ", %112, %113, %114, %115, %116, %117, %118, %119"
-#define LS_N128 LS_N120 ", %120, %121, %122, %123, %124, %125, %126, %127"
 
 #define LS_WGMMA(columns, names, a_name, b_name, ...)                                      \
   template <>                                                                              \
@@ -74,7 +69,6 @@ LS_WGMMA(168, LS_N84, "%84", "%85", LS_D64(0), LS_D16(64), LS_D4(80))
 LS_WGMMA(176, LS_N88, "%88", "%89", LS_D64(0), LS_D16(64), LS_D8(80))
 LS_WGMMA(184, LS_N92, "%92", "%93", LS_D64(0), LS_D16(64), LS_D8(80), LS_D4(88))
 LS_WGMMA(192, LS_N96, "%96", "%97", LS_D64(0), LS_D32(64))
-LS_WGMMA(256, LS_N128, "%128", "%129", LS_D128(0))
 
 #undef LS_WGMMA
 #undef LS_D4
@@ -82,7 +76,6 @@ LS_WGMMA(256, LS_N128, "%128", "%129", LS_D128(0))
 #undef LS_D16
 #undef LS_D32
 #undef LS_D64
-#undef LS_D128
 #undef LS_N8
 #undef LS_N16
 #undef LS_N24
@@ -103,9 +96,5 @@ LS_WGMMA(256, LS_N128, "%128", "%129", LS_D128(0))
 #undef LS_N88
 #undef LS_N92
 #undef LS_N96
-#undef LS_N104
-#undef LS_N112
-#undef LS_N120
-#undef LS_N128
 
 }  // namespace layered_sglang

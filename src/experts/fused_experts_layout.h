@@ -4,7 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "experts/token_tiles_wide.h"
+#include "experts/token_tiles.h"
 
 namespace layered_sglang {
 
@@ -28,42 +28,6 @@ enum class FusedExpertsPath : int {
   kGemv = 1,              // a warp per neuron and pair; no plan
   kGroupedGemm = 2,       // plan, two grouped GEMMs, combine
   kGroupedGemmPairs = 3,  // the same with clusters of two blocks that share their weight tiles
-  kWideGroupedGemm = 4,   // the grouped GEMMs' token tiles are wide (token_tiles_wide.h)
-  kWideGroupedGemmPairs = 5,
-  kWideDownGemm = 6,  // those of the down GEMM alone
-  kWideDownGemmPairs = 7,
-};
-
-struct LayerTiles {
-  TokenTiles gate_up;
-  TokenTiles down;
-};
-
-// Of a path with grouped GEMMs.
-constexpr LayerTiles layer_tiles(FusedExpertsPath path) {
-  const bool pairs = path == FusedExpertsPath::kGroupedGemmPairs ||
-                     path == FusedExpertsPath::kWideGroupedGemmPairs ||
-                     path == FusedExpertsPath::kWideDownGemmPairs;
-  const bool wide_gate_up =
-      path == FusedExpertsPath::kWideGroupedGemm || path == FusedExpertsPath::kWideGroupedGemmPairs;
-  const bool wide_down = wide_gate_up || path == FusedExpertsPath::kWideDownGemm ||
-                         path == FusedExpertsPath::kWideDownGemmPairs;
-  return {{wide_gate_up, pairs ? 2 : 1}, {wide_down, pairs ? 2 : 1}};
-}
-
-struct NamedPath {
-  const char* name;
-  FusedExpertsPath path;
-};
-inline constexpr NamedPath kFusedExpertsPaths[] = {
-    {"auto", FusedExpertsPath::kAutomatic},
-    {"gemv", FusedExpertsPath::kGemv},
-    {"gemm", FusedExpertsPath::kGroupedGemm},
-    {"gemm_pairs", FusedExpertsPath::kGroupedGemmPairs},
-    {"wide_gemm", FusedExpertsPath::kWideGroupedGemm},
-    {"wide_gemm_pairs", FusedExpertsPath::kWideGroupedGemmPairs},
-    {"wide_down", FusedExpertsPath::kWideDownGemm},
-    {"wide_down_pairs", FusedExpertsPath::kWideDownGemmPairs},
 };
 
 // Token tiles of an expert of average size, when tiles come in multiples.

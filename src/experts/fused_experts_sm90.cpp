@@ -81,14 +81,10 @@ cudaError_t fused_experts_sm90(const FusedExpertsArgs& args, FusedExpertsPath pa
   gemm.activation = args.activation;
   GroupedGemmOptions options;
   options.tuning = args.tuning;
-  options.weights_once =
-      args.tuning.weights_once < 0 ? reads_weights_once(sizes) : args.tuning.weights_once == 1;
-  const LayerTiles tiles = layer_tiles(path);
-  options.tiles = tiles.gate_up;
+  options.cluster = path == FusedExpertsPath::kGroupedGemmPairs ? 2 : 1;
+  options.weights_once = reads_weights_once(sizes);
   error = gate_up_gemm_bf16_sm90(gemm, args.x, args.w13, intermediate, options, stream);
   if (error != cudaSuccess) return error;
-  options.tiles = tiles.down;
-  options.gate_up_tiles = tiles.gate_up;
   error = down_gemm_bf16_sm90(gemm, intermediate, args.w2, rows, options, stream);
   if (error != cudaSuccess) return error;
 

@@ -5,103 +5,52 @@
 
 namespace layered_sglang::grouped_gemm {
 
-// Half a tile of weights is one box. Of w2 it has adjacent rows. Of w13 and a narrow task it has
-// the gate rows of 64 neurons and then their up rows, which lie `inter` rows apart; of w13 and a
-// wide task one half has gate rows and the other the up rows of the same neurons.
-template <bool kGateUp, bool kWide>
+// Half a tile of weights is one box, 128 rows: of w2 adjacent ones, of w13 the gate rows of 64
+// neurons and then their up rows, which lie `inter` rows apart. Rows of its first coordinate.
+template <bool kGateUp>
 __device__ __forceinline__ int box_row(int weight_tile, int half) {
-  constexpr int kHalfRows = kWeightRows<kWide> / 2;
-  if (!kGateUp) return (2 * weight_tile + half) * kHalfRows;
-  return kWide ? weight_tile * kHalfRows : (2 * weight_tile + half) * (kHalfRows / 2);
+  return (2 * weight_tile + half) * (kGateUp ? kTileWeightRows / 4 : kTileWeightRows / 2);
 }
 
-template <bool kGateUp, int kCluster, bool kWide>
-__device__ __forceinline__ void load_weights(const CUtensorMap* map,
-                                             const SharedLayout<kWide>& shared, const Task& task,
-                                             int stage, int k_block, uint64_t policy) {
+template <bool kGateUp, int kCluster>
+__device__ __forceinline__ void load_weights(const CUtensorMap* map, const SharedLayout& shared,
+                                             const Task& task, int stage, int k_block,
+                                             uint64_t policy) {
   const int column = k_block * kStageDepth;
   const uint32_t barrier = shared.full_barrier(stage);
-  const auto part = [](int half) { return kGateUp && kWide ? half : 0; };
   if constexpr (kCluster == 1) {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      ptx::tensor_load_4d(shared.weights(stage) + half * kHalfWeightBytes<kWide>, map, barrier,
-                          column, box_row<kGateUp, kWide>(task.weight_tile, half), part(half),
-                          task.expert, policy);
+      ptx::tensor_load_4d(shared.weights(stage) + half * kHalfWeightBytes, map, barrier, column,
+                          box_row<kGateUp>(task.weight_tile, half), 0, task.expert, policy);
     }
   } else {
     // Each block loads its half for both.
     const int rank = block_rank<kCluster>();
-    ptx::tensor_load_4d_multicast(shared.weights(stage) + rank * kHalfWeightBytes<kWide>, map,
-                                  barrier, column, box_row<kGateUp, kWide>(task.weight_tile, rank),
-                                  part(rank), task.expert, 0b11, policy);
+    ptx::tensor_load_4d_multicast(shared.weights(stage) + rank * kHalfWeightBytes, map, barrier,
+                                  column, box_row<kGateUp>(task.weight_tile, rank), 0, task.expert,
+                                  0b11, policy);
   }
 }
 
-// Fetches weights into the L2 ahead of their copies: kThreads threads, each some of the rows that
-// this block copies of a weight tile.
-template <bool kGateUp, int kCluster, bool kWide, int kThreads>
-struct WeightPrefetch {
-  static constexpr int kBoxRows = kWeightRows<kWide> / 2;
-  static constexpr int kPartRows = kGateUp && !kWide ? kBoxRows / 2 : kBoxRows;
-  static constexpr int kRows = kWeightRows<kWide> / kCluster;
-
-  static __device__ __forceinline__ void fetch(const KernelArgs& args, const Task& task,
-                                               int k_block) {
-    const bool whole = k_block * kStageDepth + kStageDepth / 2 < args.depth;
-    const int rows = kGateUp ? args.gemm.inter : args.gemm.hidden;
-#pragma unroll 1  // there are few registers for it
-    for (int tile_row = threadIdx.x % kThreads; tile_row < kRows; tile_row += kThreads) {
-      const int half = kCluster == 1 ? tile_row / kBoxRows : block_rank<kCluster>();
-      const int box = tile_row % kBoxRows;
-      const int row = box_row<kGateUp, kWide>(task.weight_tile, half) + box % kPartRows;
-      if (row >= rows) continue;
-      const int part = kGateUp ? 2 * task.expert + (kWide ? half : box / kPartRows) : task.expert;
-      const auto* address = args.weights + (static_cast<int64_t>(part) * rows + row) * args.depth +
-                            k_block * kStageDepth;
-      ptx::prefetch_l2(address);
-      if (whole) ptx::prefetch_l2(address + kStageDepth / 2);
-    }
-  }
-
-  // At block `k_block` of K of `task`; `next`: the one after it, if has_next.
-  static __device__ __forceinline__ void step(const KernelArgs& args, const Task& task,
-                                              const Task& next, bool has_next, int k_block,
-                                              int k_blocks) {
-    if (args.prefetch_stages == 0) return;
-    const int ahead = k_block + args.prefetch_stages;
-    if (ahead < k_blocks) {
-      fetch(args, task, ahead);
-    } else if (has_next) {
-      fetch(args, next, ahead - k_blocks);
-    }
-  }
-};
-
-__device__ __forceinline__ int copied_rows(const Task& task) {
-  return (task.width + kTokenUnit - 1) / kTokenUnit * kTokenUnit;
+__device__ __forceinline__ int token_boxes(const Task& task) {
+  return (task.width + kTokenBoxRows - 1) / kTokenBoxRows;
 }
 
-template <bool kWide>
-__device__ __forceinline__ void load_tokens(const TokenMaps* maps,
-                                            const SharedLayout<kWide>& shared, const Task& task,
-                                            int stage, int k_block) {
-  const int rows = copied_rows(task);
-  int row = 0;
-#pragma unroll
-  for (int i = 0; i < kTokenMaps; ++i) {
-    if ((rows & token_box_rows(i)) == 0) continue;
-    ptx::tensor_load_2d(shared.tokens(stage) + row * kRowBytes, &maps->map[i],
-                        shared.full_barrier(stage), k_block * kStageDepth, task.first_row + row);
-    row += token_box_rows(i);
+__device__ __forceinline__ void load_tokens(const CUtensorMap* map, const SharedLayout& shared,
+                                            const Task& task, int stage, int k_block) {
+  for (int box = 0; box < token_boxes(task); ++box) {
+    ptx::tensor_load_2d(shared.tokens(stage) + box * kTokenBoxRows * kRowBytes, map,
+                        shared.full_barrier(stage), k_block * kStageDepth,
+                        task.first_row + box * kTokenBoxRows);
   }
 }
 
 // Waits until the gate/up GEMM has stored the expert's rows.
+template <int kCluster>
 __device__ __forceinline__ void wait_for_rows(const ExpertTable& table, const KernelArgs& args,
                                               int expert) {
-  const int rows = table[expert + 1].first_row - table[expert].first_row;
-  const int tiles = all_token_tiles(rows, args.gate_up_tiles);
+  const int tiles = (table[expert + 1].first_tile - table[expert].first_tile) * kCluster;
   while (ptx::load_acquire(args.gemm.stored_parts + expert) < tiles * args.parts_of_tile) {
   }
   // The copy engine reads what ordinary stores wrote.
@@ -109,10 +58,10 @@ __device__ __forceinline__ void wait_for_rows(const ExpertTable& table, const Ke
 }
 
 // The down GEMM's producer: warp 0. All its lanes walk the tasks, one issues the copies.
-template <int kCluster, bool kWide>
+template <int kCluster>
 __device__ __forceinline__ void run_copy_warp(const CUtensorMap* weight_map,
-                                              const TokenMaps* token_maps, const KernelArgs& args,
-                                              const SharedLayout<kWide>& shared,
+                                              const CUtensorMap* token_map, const KernelArgs& args,
+                                              const SharedLayout& shared,
                                               const ExpertTable& table) {
   const int k_blocks = (args.depth + kStageDepth - 1) / kStageDepth;
   const bool issues = threadIdx.x == 0;
@@ -122,21 +71,20 @@ __device__ __forceinline__ void run_copy_warp(const CUtensorMap* weight_map,
   RingPosition position;
   Task next = {};
   if (first_task<kCluster>() < task_count(table, args))
-    next = find_task<kCluster, kWide>(table, args, first_task<kCluster>());
+    next = find_task<kCluster>(table, args, first_task<kCluster>());
   for (int index = first_task<kCluster>(); index < task_count(table, args);
        index += task_step<kCluster>()) {
     const Task task = next;
-    const bool has_next = index + task_step<kCluster>() < task_count(table, args);
-    if (has_next) next = find_task<kCluster, kWide>(table, args, index + task_step<kCluster>());
-    const uint32_t bytes = kWeightBytes<kWide> + copied_rows(task) * kRowBytes;
+    if (index + task_step<kCluster>() < task_count(table, args))
+      next = find_task<kCluster>(table, args, index + task_step<kCluster>());
+    const uint32_t bytes = kWeightBytes + token_boxes(task) * kTokenBoxRows * kRowBytes;
     for (int k_block = 0; k_block < k_blocks; ++k_block) {
       if (token_debt == args.stages) {
         const int early = min(args.stages, k_blocks);
         if (issues) {
           for (int i = 0; i < early; ++i) {
             ptx::barrier_arrive_expect_bytes(shared.full_barrier(i), bytes);
-            load_weights<false, kCluster, kWide>(weight_map, shared, task, i, i,
-                                                 args.weight_policy);
+            load_weights<false, kCluster>(weight_map, shared, task, i, i, args.weight_policy);
           }
         }
         token_debt = early;
@@ -145,14 +93,12 @@ __device__ __forceinline__ void run_copy_warp(const CUtensorMap* weight_map,
         if (token_debt == 0) {
           ptx::barrier_wait(shared.empty_barrier(position.stage), position.round ^ 1);
           ptx::barrier_arrive_expect_bytes(shared.full_barrier(position.stage), bytes);
-          load_weights<false, kCluster, kWide>(weight_map, shared, task, position.stage, k_block,
-                                               args.weight_policy);
+          load_weights<false, kCluster>(weight_map, shared, task, position.stage, k_block,
+                                        args.weight_policy);
         }
-        if (k_block == 0) wait_for_rows(table, args, task.expert);
-        load_tokens<kWide>(token_maps, shared, task, position.stage, k_block);
+        if (k_block == 0) wait_for_rows<kCluster>(table, args, task.expert);
+        load_tokens(token_map, shared, task, position.stage, k_block);
       }
-      WeightPrefetch<false, kCluster, kWide, kWarpSize>::step(args, task, next, has_next, k_block,
-                                                              k_blocks);
       token_debt = max(token_debt - 1, 0);
       position.advance(args.stages);
     }
@@ -168,16 +114,15 @@ __device__ __forceinline__ uint32_t swizzled(int row, int chunk) {
 
 // The gate/up GEMM's producers: warps 0 ... 3. kRowChunks threads copy a row, 16 bytes each; thread
 // 0 also issues the weights' copies.
-template <int kCluster, bool kWide>
+template <int kCluster>
 __device__ __forceinline__ void run_gather_warps(const CUtensorMap* weight_map,
-                                                 const KernelArgs& args,
-                                                 const SharedLayout<kWide>& shared,
+                                                 const KernelArgs& args, const SharedLayout& shared,
                                                  const ExpertTable& table) {
   constexpr int kRowStep = kProducerThreads / kRowChunks;
-  constexpr int kRowsPerThread = kTileTokens<kWide> / kRowStep;
+  constexpr int kRowsPerThread = kMaxTileTokens / kRowStep;
   constexpr int kWarpRows = kWarpSize / kRowChunks;  // of a step
   constexpr int kLoads = (kRowsPerThread * kWarpRows + kWarpSize - 1) / kWarpSize;
-  static_assert(kTileTokens<kWide> % kRowStep == 0, "the last step must not reach the next stage");
+  static_assert(kMaxTileTokens % kRowStep == 0, "the last step must not reach the next stage");
   static_assert(kRowStep % 8 == 0, "a thread's rows share one swizzle");
   const int lane = threadIdx.x % kWarpSize;
   const int chunk = threadIdx.x % kRowChunks;
@@ -201,7 +146,7 @@ __device__ __forceinline__ void run_gather_warps(const CUtensorMap* weight_map,
   };
 
   if (first_task<kCluster>() >= task_count(table, args)) return;
-  Task task = find_task<kCluster, kWide>(table, args, first_task<kCluster>());
+  Task task = find_task<kCluster>(table, args, first_task<kCluster>());
   int pairs[kLoads];
   load_pairs(task, pairs);
   RingPosition position;
@@ -222,18 +167,17 @@ __device__ __forceinline__ void run_gather_warps(const CUtensorMap* weight_map,
           chunk;
     }
     // The next task's pairs are on their way while this one's rows are copied.
-    const bool has_next = index + task_step<kCluster>() < task_count(table, args);
-    if (has_next) {
-      task = find_task<kCluster, kWide>(table, args, index + task_step<kCluster>());
+    if (index + task_step<kCluster>() < task_count(table, args)) {
+      task = find_task<kCluster>(table, args, index + task_step<kCluster>());
       load_pairs(task, pairs);
     }
     for (int k_block = 0; k_block < k_blocks; ++k_block) {
       ptx::barrier_wait(shared.empty_barrier(position.stage), position.round ^ 1);
       const uint32_t full = shared.full_barrier(position.stage);
       if (threadIdx.x == 0) {
-        ptx::barrier_arrive_expect_bytes(full, kWeightBytes<kWide>);
-        load_weights<true, kCluster, kWide>(weight_map, shared, current, position.stage, k_block,
-                                            args.weight_policy);
+        ptx::barrier_arrive_expect_bytes(full, kWeightBytes);
+        load_weights<true, kCluster>(weight_map, shared, current, position.stage, k_block,
+                                     args.weight_policy);
       }
       const uint32_t target = shared.tokens(position.stage) + place;
       const auto* x = reinterpret_cast<const uint4*>(args.x + k_block * kStageDepth);
@@ -254,10 +198,9 @@ __device__ __forceinline__ void run_gather_warps(const CUtensorMap* weight_map,
         }
       }
       ptx::barrier_arrive_after_copies(full);
-      WeightPrefetch<true, kCluster, kWide, kProducerThreads>::step(args, current, task, has_next,
-                                                                    k_block, k_blocks);
       position.advance(args.stages);
     }
   }
 }
+
 }  // namespace layered_sglang::grouped_gemm

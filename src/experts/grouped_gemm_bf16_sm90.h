@@ -9,8 +9,6 @@
 
 #include <cstdint>
 
-#include "experts/token_tiles_wide.h"
-
 namespace layered_sglang {
 
 // What becomes of a neuron's gate and up sums.
@@ -41,11 +39,6 @@ struct GroupedGemmTuning {
   // the other is in its epilogue. The ring of 4 stages has that many fewer to load ahead. -1:
   // chosen.
   int consumer_lag = -1;
-  // Stages of the ring that weights are fetched into the L2 ahead of their copies; 0: not. -1:
-  // chosen.
-  int prefetch_stages = -1;
-  // Weights leave the L2 first: 0 no, 1 yes, -1 chosen.
-  int weights_once = -1;
   // Multiprocessors that the persistent grids fill; 0: all of the device. For a stream that may use
   // only some of them.
   int multiprocessors = 0;
@@ -53,8 +46,7 @@ struct GroupedGemmTuning {
 
 struct GroupedGemmOptions {
   GroupedGemmTuning tuning;
-  TokenTiles tiles;
-  TokenTiles gate_up_tiles;    // down only: of the GEMM whose rows it waits for
+  int cluster = 1;             // blocks that share each weight tile: 1 or 2
   bool weights_once = false;   // weights are read by one task only: they need not stay in the L2
   bool overlap_launch = true;  // may start while the previous kernel in the stream still runs
 };

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 _host = pytest.importorskip("layered_sglang._host", reason="built without the host module")
 
 T = _host.MAX_TILE_TOKENS
-W = _host.WIDE_TILE_TOKENS
 COUNTS = {
     "no tokens": [0] * 8,
     "one token": [0, 1, 0, 0],
@@ -18,8 +17,6 @@ COUNTS = {
     "all on one expert": [0, 0, 4096, 0],
     "at a tile": [T - 1, T, T + 1, 2 * T - 1, 2 * T, 2 * T + 1],
     "at the widths' steps": [15, 16, 17, 63, 64, 65, 71, 72, 73],
-    "at a wide tile": [W - 1, W, W + 1, 2 * W, 2 * W + 1, 3 * W, 4 * W + 1],
-    "at its warpgroups": [63, 64, 65, 191, 192, 193, 319, 320, 321],
     "skewed": [3000, 800, 200, 60, 15, 4, 1, 0],
     "one expert": [1000],
 }
@@ -34,12 +31,10 @@ def counts_of(topk_ids: list[list[int]], num_experts: int) -> list[int]:
 Task = tuple[int, int, int, int, int]  # expert, weight tile, first row, rows, width
 
 
-def assert_covered_once(
-    counts: list[int], num_weight_tiles: int, cluster: int, wide: bool = False
-) -> None:
+def assert_covered_once(counts: list[int], num_weight_tiles: int, cluster: int) -> None:
     """Every (row of an expert, weight tile) is computed by one task and stored by no other."""
-    tasks = _host.grouped_gemm_tasks(counts, num_weight_tiles, cluster, wide)
-    assert_tasks_cover_once(tasks, counts, num_weight_tiles, W if wide else T)
+    tasks = _host.grouped_gemm_tasks(counts, num_weight_tiles, cluster)
+    assert_tasks_cover_once(tasks, counts, num_weight_tiles, T)
 
 
 def assert_tasks_cover_once(
@@ -76,28 +71,6 @@ def test_any_counts(counts: list[int], num_weight_tiles: int, cluster: int) -> N
 )
 def test_any_routing_with_duplicates_and_without_ids(ids: list[list[int]], cluster: int) -> None:
     assert_covered_once(counts_of(ids, 7), 3, cluster)
-
-
-@pytest.mark.parametrize("cluster", [1, 2])
-@pytest.mark.parametrize("counts", COUNTS.values(), ids=COUNTS.keys())
-def test_wide_routing_cases(counts: list[int], cluster: int) -> None:
-    assert_covered_once(counts, 3, cluster, wide=True)
-
-
-@given(st.lists(st.integers(0, 1000), min_size=1, max_size=12), st.sampled_from([1, 2]))
-def test_wide_any_counts(counts: list[int], cluster: int) -> None:
-    assert_covered_once(counts, 2, cluster, wide=True)
-
-
-@pytest.mark.parametrize("cluster", [1, 2])
-def test_wide_tiles_compute_no_more_than_whole_warpgroups(cluster: int) -> None:
-    """Rows come in groups of 64: none is computed without a row, and tiles get them evenly."""
-    for rows in range(1, 5 * W + 2):
-        tasks = _host.grouped_gemm_tasks([rows], 1, cluster, wide=True)
-        groups = [-(-max(own, 0) // 64) for *_, own, _ in tasks]
-        assert sum(groups) == -(-rows // 64)
-        assert max(groups) - min(groups) <= 1
-        assert all(width == (-(-own // 16) * 16 if own > 0 else 0) for *_, own, width in tasks)
 
 
 def test_a_weight_tile_is_read_by_adjacent_tasks() -> None:

@@ -34,8 +34,8 @@ def fused_experts(
         topk_ids: int32 [tokens, top_k]. An id outside [0, E), such as the -1 of expert
             parallelism, contributes nothing. An expert may occur twice in a token's row.
         activation: "silu", or "bilinear" (gate * up) for exact tests.
-        path: "auto" chooses from the sizes; the others of fused_experts_layout.PATHS are for tests
-            and benchmarks (src/experts/fused_experts_layout.h).
+        path: "auto" chooses from the sizes; "gemv", "gemm" and "gemm_pairs" are for tests and
+            benchmarks (src/experts/fused_experts_layout.h).
         routed_scaling_factor: of the sum, in fp32.
         out: takes the result, bfloat16 [tokens, hidden]; it may be x itself.
 

@@ -1,4 +1,4 @@
-// The narrow tasks of the bf16 grouped GEMM: weights are wgmma's M and tokens its N.
+// The bf16 grouped GEMM's consumers: products and epilogues.
 #pragma once
 
 #include "common/wgmma_bf16_sm90.cuh"
@@ -11,9 +11,6 @@ namespace layered_sglang::grouped_gemm {
 // the up rows of the same 64 neurons; in the down GEMM, sums[0] has the even 8-row groups and
 // sums[1] the odd ones, so a warp holds 32 adjacent rows. So it stores whole sectors. An 8x8 block
 // is turned by stmatrix, so that a lane gets 8 adjacent outputs of one row.
-inline constexpr int kTransposeBytes = 512;  // two of them a consumer warp
-inline constexpr int kWarpWeightBytes = kHalfWeightBytes<false> / 4;
-
 template <bool kGateUp, int kColumns>
 __device__ __forceinline__ void store_tile(const KernelArgs& args, const Task& task,
                                            const float (&sums)[2][kColumns / 2], int group,
@@ -109,12 +106,31 @@ __device__ __forceinline__ void store_tile(const KernelArgs& args, const Task& t
     }
   }
 }
-// A warpgroup's share of one task: 128 weight rows. stored_expert: see run_consumers.
+
+template <int kCluster>
+__device__ __forceinline__ void release(const SharedLayout& shared, int stage) {
+  const int lane = threadIdx.x % kWarpSize;
+  if (lane < kCluster) {
+    if constexpr (kCluster == 1) {
+      ptx::barrier_arrive(shared.empty_barrier(stage));
+    } else {
+      // NOTE: the other block's copy engine writes into this block's stage, so both must know.
+      ptx::barrier_arrive_remote(shared.empty_barrier(stage), lane);
+    }
+  }
+}
+
+// A warp's part of a task of `expert` is stored.
+__device__ __forceinline__ void count_stored_part(const KernelArgs& args, int expert) {
+  ptx::fence_async_proxy_global();
+  __syncwarp();
+  if (threadIdx.x % kWarpSize == 0) ptx::add_release(args.gemm.stored_parts + expert, 1);
+}
+
+// A warpgroup's share of one task: 128 weight rows.
 template <bool kGateUp, int kCluster, int kColumns>
-__device__ __forceinline__ void compute_task(const KernelArgs& args,
-                                             const SharedLayout<false>& shared, const Task& task,
-                                             int group, int& stored_expert,
-                                             RingPosition& position) {
+__device__ __forceinline__ void compute_task(const KernelArgs& args, const SharedLayout& shared,
+                                             const Task& task, int group, RingPosition& position) {
   // NOTE: cleared, and not left to the first wgmma: without a definition the registers would count
   // as live all the way from the kernel's start, in every case of the switch at once.
   float sums[2][kColumns / 2];
@@ -122,14 +138,14 @@ __device__ __forceinline__ void compute_task(const KernelArgs& args,
   for (int i = 0; i < kColumns / 2; ++i) sums[0][i] = sums[1][i] = 0.0f;
   const int k_blocks = (args.depth + kStageDepth - 1) / kStageDepth;
   // In units of 16 bytes, as descriptors hold them.
-  const uint32_t first_weights = (shared.weights(0) + group * kHalfWeightBytes<false>) / 16;
+  const uint32_t first_weights = (shared.weights(0) + group * kHalfWeightBytes) / 16;
   const uint32_t first_tokens = shared.tokens(0) / 16;
   for (int k_block = 0; k_block < k_blocks; ++k_block) {
     ptx::barrier_wait(shared.full_barrier(position.stage), position.round);
     // NOTE: the gather's writes are ordinary ones to wgmma, and the barrier alone does not order
     // those.
     if (kGateUp) ptx::fence_async_proxy();
-    const uint32_t weights = first_weights + position.stage * (kStageBytes<false> / 16);
+    const uint32_t weights = first_weights + position.stage * (kStageBytes / 16);
     const uint32_t tokens = weights + first_tokens - first_weights;
     ptx::wgmma_fence();
 #pragma unroll
@@ -139,7 +155,7 @@ __device__ __forceinline__ void compute_task(const KernelArgs& args,
       for (int parity = 0; parity < 2; ++parity) {
         // See store_tile: which of the 128 rows are whose.
         constexpr int kGroupStride = kGateUp ? kGroupBytes : 2 * kGroupBytes;
-        constexpr int kSecond = (kGateUp ? kHalfWeightBytes<false> / 2 : kGroupBytes) / 16;
+        constexpr int kSecond = (kGateUp ? kHalfWeightBytes / 2 : kGroupBytes) / 16;
         wgmma_bf16<kColumns>(
             sums[parity],
             ptx::operand_descriptor<kRowBytes, kGroupStride>(weights + parity * kSecond + k * 2),
@@ -147,11 +163,8 @@ __device__ __forceinline__ void compute_task(const KernelArgs& args,
       }
     }
     ptx::wgmma_commit();
-    if constexpr (kCountsLate<kGateUp, kCluster, false>) {
-      if (k_block == 0) count_stored_part(args, stored_expert);
-    }
     ptx::wgmma_wait<1>();
-    if (k_block > 0) release<kCluster, false>(shared, position.before(args.stages));
+    if (k_block > 0) release<kCluster>(shared, position.before(args.stages));
     position.advance(args.stages);
   }
   ptx::wgmma_wait<0>();
@@ -162,14 +175,58 @@ __device__ __forceinline__ void compute_task(const KernelArgs& args,
   const int warp = threadIdx.x / kWarpSize % 4;
   store_tile<kGateUp, kColumns>(
       args, task, sums, group,
-      shared.weights(last) + group * kHalfWeightBytes<false> + warp * kWarpWeightBytes);
+      shared.weights(last) + group * kHalfWeightBytes + warp * kWarpWeightBytes);
   ptx::fence_async_proxy();
   __syncwarp();
-  release<kCluster, false>(shared, last);
-  if constexpr (kCountsLate<kGateUp, kCluster, false>) {
-    stored_expert = task.expert;
-  } else if (kGateUp) {
-    count_stored_part(args, task.expert);
+  release<kCluster>(shared, last);
+  if (kGateUp) count_stored_part(args, task.expert);
+}
+
+template <bool kGateUp, int kCluster>
+__device__ __forceinline__ void run_consumers(const KernelArgs& args, const SharedLayout& shared,
+                                              const ExpertTable& table) {
+  const int group = threadIdx.x / 128 - 1;
+  // The second warpgroup starts late and stays behind: while one is in its epilogue the other keeps
+  // the tensor cores busy.
+  const int lag = min(args.tuning.consumer_lag, args.stages - 1);
+  if (group == 1 && first_task<kCluster>() < task_count(table, args) && lag > 0 &&
+      args.depth > lag * kStageDepth) {
+    ptx::barrier_wait(shared.full_barrier(lag), 0);
+  }
+  RingPosition position;
+  for (int index = first_task<kCluster>(); index < task_count(table, args);
+       index += task_step<kCluster>()) {
+    const Task task = find_task<kCluster>(table, args, index);
+#define LS_CASE(columns)                                                           \
+  case columns / 8:                                                                \
+    compute_task<kGateUp, kCluster, columns>(args, shared, task, group, position); \
+    break;
+    switch (task.width / 8) {
+      LS_CASE(16)
+      LS_CASE(32)
+      LS_CASE(48)
+      LS_CASE(64)
+      LS_CASE(72)
+      LS_CASE(80)
+      LS_CASE(88)
+      LS_CASE(96)
+      LS_CASE(104)
+      LS_CASE(112)
+      LS_CASE(120)
+      LS_CASE(128)
+      LS_CASE(136)
+      LS_CASE(144)
+      LS_CASE(152)
+      LS_CASE(160)
+#if LAYERED_SGLANG_MAX_TILE_TOKENS > 160
+      LS_CASE(168)
+      LS_CASE(176)
+      LS_CASE(184)
+      LS_CASE(192)
+#endif
+    }
+#undef LS_CASE
   }
 }
+
 }  // namespace layered_sglang::grouped_gemm

@@ -1,9 +1,0 @@
-// The down GEMM's narrow kernels.
-#include "experts/grouped_gemm_launch.cuh"
-
-namespace layered_sglang::grouped_gemm {
-
-LS_LAUNCH(false, 1, false);
-LS_LAUNCH(false, 2, false);
-
-}  // namespace layered_sglang::grouped_gemm
