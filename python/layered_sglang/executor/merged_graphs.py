@@ -121,8 +121,11 @@ class MergedLayerGraphs:
 
     def _static_rows(self, size: int) -> ForwardBatch:
         """What layers read per token; attention takes its inputs from the iteration's own batches."""
+        # As merge_inputs does for rows without a graph: latent attention projects all of them for
+        # keys as the cache has them.
+        latent = self._model.architecture.latent
         return ForwardBatch(
-            forward_mode=ForwardMode.EXTEND,
+            forward_mode=ForwardMode.DECODE if latent else ForwardMode.EXTEND,
             batch_size=1,
             input_ids=self._input_ids[:size],
             positions=self._positions[:size],
