@@ -24,10 +24,10 @@ workload:
   output_tokens: 40
   arrivals: {poisson: {rate: 3}}
   requests: 9
+  router: shaped
 targets: {ttft_s: 10, itl_ms: 1000}
 repeats: 1
 expert_bytes: true
-router: shaped
 warm_up: {requests: 1, output_tokens: 4, least_rounds: 1, most_rounds: 1}
 """
 

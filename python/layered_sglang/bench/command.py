@@ -20,7 +20,7 @@ from layered_sglang.bench.scenario import Scenario, find_scenario, load_scenario
 from layered_sglang.bench.session import Session
 from layered_sglang.bench.store import Store, StoreError
 from layered_sglang.bench.summary import summarise
-from layered_sglang.bench.table import as_text, rates, table
+from layered_sglang.bench.table import as_text, points, table
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -113,7 +113,12 @@ def _only(scenario: Scenario, names: str | None) -> Scenario:
     for name in wanted:
         if name not in known:
             raise ScenarioError(f"--only {name}: no such system; there are: {', '.join(known)}")
-    return replace(scenario, systems=tuple(s for s in scenario.systems if s.name in wanted))
+    searches = [
+        replace(search, systems=tuple(name for name in search.systems if name in wanted))
+        for search in scenario.searches
+    ]
+    cells = tuple(cell for cell in scenario.cells if cell.system in wanted)
+    return replace(scenario, cells=cells, searches=tuple(searches))
 
 
 def _print_summary(scenario: Scenario, store: Store, console: Console) -> None:
@@ -123,11 +128,11 @@ def _print_summary(scenario: Scenario, store: Store, console: Console) -> None:
         store.lines("rows.jsonl"), runs, scenario.targets, scenario.short_prompt_tokens
     )
     store.write("summary.json", summary)
-    for rate in rates(summary):
+    for point in points(summary):
         console.plain("")
-        if rate is not None:
-            console.plain(f"{rate:g} requests/s")
-        for line in as_text(table(summary, rate)):
+        if point.title:
+            console.plain(point.title)
+        for line in as_text(table(summary, point)):
             console.plain(line)
     console.plain("")
     console.plain(f"results in {store.folder}; a report: python -m layered_sglang.bench report DIR")
