@@ -153,7 +153,7 @@ def test_without_cells_every_workload_runs_at_every_rate_under_every_system(writ
         ("on: slo-40, planning", "on: slo-41, planning", 6, "systems.fixed.on: expected one of stock"),
         ("on: slo-40, planning", "on: slo-20, planning", 6, "systems.fixed.on: expected one of stock"),
         ("on: slo-40, request", "on: slo-40, flags: -a, request", 5, "systems.slo-20.flags: unknown key"),
-        ("stock: {}", "stock: {planning: {a: 1}}", 3, "systems.stock.planning: is for layered servers"),
+        ("stock: {}", "stock: {planning: {a: 1}}", 3, "systems.stock.planning: the key 'chunk"),
         ("stock: {}", "stock: {request: 3}", 3, "systems.stock.request: expected keys and values, got 3"),
         ("workload: shaped, s", "workload: shape, s", 15, "cells[0].workload: expected one of long, sh"),
         ("- {workload: shaped, ", "- {", 15, "cells[0]: the key 'workload' is missing"),

@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from layered_sglang.bench.client import Endpoint
-from layered_sglang.bench.in_server.plugin import ROUTER_KEY
+from layered_sglang.bench.in_server.plugin import CHUNKS_KEY, ROUTER_KEY
 from layered_sglang.bench.measure import fetch
 from layered_sglang.bench.systems import Launch
-from layered_sglang.bench.under_test import System
+from layered_sglang.bench.under_test import CHUNK_SIZE, System
 from layered_sglang.bench.workload import ROUTERS, Workload
 from layered_sglang.local_server import Server
 
@@ -61,17 +61,26 @@ class Live:
         if self.url is None:
             return
         if switches:
-            if self._planning is None:
-                self._planning = call(self.url + PLANNING, "GET")["start"]
-            call(self.url + PLANNING, "PUT", dict(system.planning) or self._planning)
+            self._plan(system)
         if self.launch is not None and self.launch.shapes_router:
-            shaped = int(workload.router != ROUTERS[0])
-            answer = call(
-                self.url + "/set_internal_state", "POST", {"server_args": {ROUTER_KEY: shaped}}
-            )
-            if not all(answer):
-                raise SwitchRefused(f"the server's router was not made {workload.router}")
+            self._set(ROUTER_KEY, int(workload.router != ROUTERS[0]))
         self._flush()
+
+    def _plan(self, system: System) -> None:
+        assert self.url is not None
+        if system.kind == "stock":
+            self._set(CHUNKS_KEY, system.planning.get(CHUNK_SIZE, 0))
+            return
+        if self._planning is None:
+            self._planning = call(self.url + PLANNING, "GET")["start"]
+        call(self.url + PLANNING, "PUT", dict(system.planning) or self._planning)
+
+    def _set(self, key: str, value: int) -> None:
+        """Tell the plugin that the benchmark adds to its servers."""
+        assert self.url is not None
+        body = {"server_args": {key: value}}
+        if not all(call(self.url + "/set_internal_state", "POST", body)):
+            raise SwitchRefused(f"the server did not take {key}: {value}")
 
     def _flush(self) -> None:
         """Empty the prefix cache; SGLang does so once it has nothing to do."""

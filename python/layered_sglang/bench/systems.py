@@ -94,7 +94,11 @@ def make_launch(
         environment[plugin.EXPERTS_ENV] = str(experts)
     if scenario.shapes_routers:
         environment[plugin.ROUTER_ENV] = "1"
-    folders = _plugin_folders(folder, bool(experts) or scenario.shapes_routers)
+    shared = [other for other in scenario.systems if other.server == system.name]
+    if system.kind == "stock" and any(other.planning for other in shared):
+        environment[plugin.CHUNKS_ENV] = "1"
+    wanted = {plugin.EXPERTS_ENV, plugin.ROUTER_ENV, plugin.CHUNKS_ENV} & set(environment)
+    folders = _plugin_folders(folder, bool(wanted))
     if folders:
         known = environment.get("PYTHONPATH", os.environ.get("PYTHONPATH"))
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, [*map(str, folders), known]))

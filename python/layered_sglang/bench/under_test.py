@@ -10,6 +10,8 @@ from typing import Any
 from layered_sglang.bench.located import NAME, Located
 
 KINDS = ("stock", "layered", "url")
+#: The one value of a stock server that changes between runs.
+CHUNK_SIZE = "chunked_prefill_size"
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,8 @@ class System:
         model: the name by which that endpoint knows its model.
         server: the system whose server this one shares; its own name where it has one.
         request: fields that its requests have beside the benchmark's own, put into one another.
-        planning: what a layered server's ``/layered_prefill`` is told before this system's runs.
+        planning: what a layered server's ``/layered_prefill`` is told before this system's runs; of
+            a stock server, CHUNK_SIZE.
     """
 
     name: str
@@ -52,12 +55,21 @@ def read_systems(at: Located, common: tuple[str, ...]) -> tuple[System, ...]:
         shared = node.optional("on")
         system = _own(name, node, common) if shared is None else _sharing(name, shared, systems)
         node.finish()
-        if planning and system.kind != "layered":
-            raise node.required("planning").error("is for layered servers")
+        if planning:
+            _check_planning(node.required("planning"), system.kind)
         systems[name] = replace(system, request=request, planning=planning)
     if not systems:
         raise at.error("there is no system to measure")
     return tuple(systems.values())
+
+
+def _check_planning(at: Located, kind: str) -> None:
+    """What a layered server is told it checks itself."""
+    if kind == "url":
+        raise at.error("is for servers that are started here")
+    if kind == "stock":
+        at.required(CHUNK_SIZE).count()
+        at.finish()
 
 
 def _own(name: str, node: Located, common: tuple[str, ...]) -> System:
