@@ -253,7 +253,9 @@ def test_a_cell_that_cannot_end_in_time_is_not_begun(cells, tmp_path, capsys):
     command = ["run", str(cells), "--output", str(out), "--time-limit", "60"]
     assert main([*command, *[word for s in sets for word in ("--set", s)]]) == 1
     assert [run["workload"] for run in lines(out, "runs.jsonl")] == ["more"] * 4
-    assert "time limit is reached" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "time limit is reached" in printed
+    assert "7 runs in 0 server starts; requests arrive for 10800 s in all" in printed
 
 
 @pytest.mark.parametrize(

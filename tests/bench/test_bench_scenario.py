@@ -220,9 +220,7 @@ def test_a_trace_that_is_missing_or_has_other_columns(write, tmp_path):
 def test_the_repository_s_scenarios_are_valid(path, tmp_path):
     trace = tmp_path / "trace.csv"
     trace.write_text("num_prefill_tokens,num_decode_tokens,arrived_at\n100,20,0\n200,30,1.5\n")
-    text = path.read_text()
-    key = "workloads.sharegpt" if "workloads:" in text else "workload"
-    overrides = [f"{key}.trace.file={trace}"] if "trace:" in text else []
+    overrides = [f"workload.trace.file={trace}"] if "\n  trace:" in path.read_text() else []
     scenario = load_scenario(path, overrides)
     assert scenario.name == path.stem
     assert scenario.about

@@ -58,6 +58,7 @@ class Session:
         self._model = write_model_folder(scenario, self._scratch / "model")
         describe_systems(self._store, scenario, self._gpus)
         lives = math.ceil(scenario.repeats / scenario.repeats_per_start)
+        self._console.line(self._outlook(lives))
         try:
             for life in range(lives):
                 first = life * scenario.repeats_per_start
@@ -67,6 +68,21 @@ class Session:
             self._console.line("the time limit is reached; the same command goes on from here")
             return False
         return not self._failed
+
+    def _outlook(self, lives: int) -> str:
+        """What is still to be run."""
+        scenario, starts, runs, seconds = self._scenario, 0, 0, 0.0
+        for life in range(lives):
+            first = life * scenario.repeats_per_start
+            repeats = range(first, min(first + scenario.repeats_per_start, scenario.repeats))
+            for system in scenario.systems:
+                cells = [c for repeat in repeats for c in self._open(system, repeat)]
+                workloads = [scenario.workloads[cell.workload] for cell in cells]
+                starts += bool(cells) and system.kind != "url"
+                runs += len(cells)
+                seconds += sum(w.duration or 0.0 for w in workloads)
+        arrive = f"; requests arrive for {seconds:.0f} s in all" if seconds else ""
+        return f"{runs} runs in {starts} server starts{arrive}"
 
     def _life(self, life: int, repeats: Sequence[int]) -> None:
         """These repeats, each within one start of the servers.
