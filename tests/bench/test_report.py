@@ -102,7 +102,7 @@ def test_every_picture_is_there_and_well_formed(folder):
     assert main(["report", str(folder)]) == 0
     expected = {
         *("cdf-ttft-1", "cdf-itl-1", "cdf-ttft-2", "cdf-itl-2", "pareto", "attainment-0"),
-        *("energy", "token-timeline", "iterations-layered"),
+        *("energy", "token-timeline", "iterations-layered", "trade-off-1", "trade-off-2"),
     }
     pictures = {path.stem: path for path in (folder / "pictures").glob("*.svg")}
     assert set(pictures) == expected

@@ -31,6 +31,11 @@ class Point(NamedTuple):
         return f"{self.workload} {self.at}".strip()
 
     @property
+    def short(self) -> str:
+        """``arxiv 2/s``."""
+        return f"{self.workload} {'' if self.rate is None else f'{self.rate:g}/s'}".strip()
+
+    @property
     def at(self) -> str:
         return "" if self.rate is None else f"at {self.rate:g} requests/s"
 

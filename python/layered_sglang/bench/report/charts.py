@@ -8,6 +8,7 @@ from layered_sglang.bench.cells import Point
 from layered_sglang.bench.report.chart import Box, Chart, Series
 from layered_sglang.bench.report.data import Record, Results
 from layered_sglang.bench.report.iterations import iteration_charts
+from layered_sglang.bench.report.trade_off import trade_off_charts
 from layered_sglang.bench.summary import attainment, keeps, percentile
 from layered_sglang.bench.table import points
 
@@ -22,6 +23,7 @@ def charts(results: Results) -> list[Chart]:
         made += _distributions(results, point)
     for workload in dict.fromkeys(point.workload for point in points(results.summary)):
         made += [*_pareto(results, workload), *_attainment(results, workload)]
+    made += trade_off_charts(results)
     made += [*_energy(results), *_experts(results)]
     for point in points(results.summary)[:1]:
         made += _token_timeline(results, point)
@@ -171,8 +173,8 @@ def _bars(results: Results, keys: Sequence[str]) -> list[Box]:
                 continue
             foot = 0.0
             for number, key in enumerate(keys):
-                what = name if point.rate is None else f"{name}, {point.workload} {point.rate:g}/s"
-                text = f"{what.replace(',  ', ', ')}: {values[key]:.1f}"
+                what = f"{name}, {point.short}" if point.short else name
+                text = f"{what}: {values[key]:.1f}"
                 top = foot + values[key]
                 boxes.append(Box(place + 0.15, place + 0.85, foot, top, colour, text, number > 0))
                 foot = top

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from layered_sglang.bench.report.chart import Chart
 from layered_sglang.bench.report.data import Results
 from layered_sglang.bench.report.iterations import iteration_table
+from layered_sglang.bench.report.overview import ATTAINED, overview, within_targets
+from layered_sglang.bench.report.paper import beside_the_paper
 from layered_sglang.bench.table import points, table
 from layered_sglang.model_zoo import PRESETS
 
@@ -17,6 +19,15 @@ ROUTERS = {
     "shaped": "shaped, so that 16, 32, 64 and 128 tokens reach about as many experts as with a "
     "trained one",
 }
+
+_RATES = (
+    f"The highest of the measured rates at which {ATTAINED:.0%} of the requests were within a target; "
+    "≥: there was no higher one."
+)
+_PAPER = (
+    "Changes that layered prefill makes: in the paper (arXiv 2510.08055: two H100s, tensor parallelism "
+    "of 2, trained weights) to chunks of 512 tokens, here to the first of SGLang's settings."
+)
 
 
 @dataclass(frozen=True)
@@ -34,8 +45,16 @@ class Section:
 def sections(results: Results, charts: Sequence[Chart]) -> list[Section]:
     """The report from top to bottom."""
     made = [Section("What was measured", items=_what(results))]
+    if len(results.summary) > 1:
+        made.append(Section("Overview", cells=overview(results)))
+    rates = within_targets(results)
+    if rates:
+        made.append(Section("Rates within the targets", [_RATES], rates))
+    paper = beside_the_paper(results)
+    if paper:
+        made.append(Section("Beside the paper", [_PAPER], paper))
     for point in points(results.summary):
-        names = (f"cdf-ttft{point.suffix}", f"cdf-itl{point.suffix}")
+        names = [f"{name}{point.suffix}" for name in ("trade-off", "cdf-ttft", "cdf-itl")]
         own = [c for c in charts if c.name in names]
         cells = table(results.summary, point)
         text = _reading(results, cells[0][1])
