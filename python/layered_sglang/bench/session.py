@@ -23,6 +23,9 @@ from layered_sglang.bench.under_test import System
 from layered_sglang.bench.warm_up import WarmUpFailed, warm_up
 from layered_sglang.local_server import ServerFailed, running_server
 
+#: A run's last answer comes after this many times the seconds in which its requests arrive, or so.
+ANSWERED = 1.2
+
 
 class TimeUp(Exception):
     """The time limit is reached."""
@@ -199,7 +202,7 @@ class Session:
         scenario = self._scenario
         system, workload = scenario.system(cell.system), scenario.workloads[cell.workload]
         # What cannot end before the time limit is not begun.
-        self._check_time((workload.duration or 0.0) if search is None else 0.0)
+        self._check_time(ANSWERED * (workload.duration or 0.0) if search is None else 0.0)
         on_it = [s for s in scenario.systems if s.server == live.system.name]
         try:
             live.prepare(system, workload, any(s.planning for s in on_it))
@@ -213,9 +216,9 @@ class Session:
         known = self._store.verdicts(name, repeat, search.workload, search.target.name)
 
         def keeps(rate: float) -> bool:
-            if rate not in known:
+            if rate not in known and name not in self._failed:
                 known[rate] = self._measure(live, Cell(name, search.workload, rate), repeat, search)
-            return known[rate]
+            return known.get(rate, False)
 
         best = search_rate(search, name, keeps)
         if name in self._failed:
