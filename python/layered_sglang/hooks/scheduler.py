@@ -39,7 +39,8 @@ from layered_sglang.hooks.iteration_log import (
     iteration_kind,
     log_layer_group,
 )
-from layered_sglang.hooks.planner import describe_cost_model, make_planner
+from layered_sglang.hooks.planner import describe_cost_model, make_planner, planner_with
+from layered_sglang.hooks.planning import STATE, unpack, values
 from layered_sglang.hooks.rank_clock import RankClock, Tick, TickingReceiver
 from layered_sglang.hooks.server_args import layered_config
 from layered_sglang.hooks.tp_worker import LayeredTpWorker
@@ -68,7 +69,7 @@ class LayeredScheduler(Scheduler):
     _pending_chunked_abort_req: Req | None
 
     def __init__(self, server_args: Any, *args: Any, **kwargs: Any) -> None:
-        config = layered_config(server_args)
+        self._config = config = layered_config(server_args)
         self._cohorts = CohortsInFlight(self)
         self._step: LayerGroupStep | None = None
         self._gate: AdmissionGate | None = None
@@ -132,6 +133,23 @@ class LayeredScheduler(Scheduler):
             "cost_model": describe_cost_model(self._planner, runner, self._gpu_name()),
         }
         return info
+
+    def get_internal_state(self, recv_req: Any) -> Any:
+        answer = super().get_internal_state(recv_req)
+        answer.internal_state[STATE] = values(self._config)
+        return answer
+
+    def set_internal_state(self, recv_req: Any) -> Any:
+        """SGLang's own values, and how prompts are planned from the next iteration on."""
+        config = unpack(recv_req.server_args, self._config, self._num_layers)
+        if config is not None:
+            self._config = config
+            self._default_target = None if config.itl_slo_ms is None else config.itl_slo_ms / 1000
+            # What the estimator has learned stays. A cohort in flight goes on by the new policy.
+            self._planner = planner_with(self._planner.estimator, config)
+            self._gate = AdmissionGate(self, self._planner)
+            self._cohorts.changed = True
+        return super().set_internal_state(recv_req)
 
     def _gpu_name(self) -> str | None:
         runner = self.tp_worker.model_runner
