@@ -101,6 +101,16 @@ __device__ __forceinline__ void tensor_load_4d_multicast(uint32_t target, const 
       : "memory");
 }
 
+// `bytes` adjacent ones (a multiple of 16, as both addresses are); the barrier counts them.
+__device__ __forceinline__ void bulk_load(uint32_t target, const void* source, uint32_t bytes,
+                                          uint32_t barrier, uint64_t cache_policy) {
+  asm volatile(
+      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint"
+      " [%0], [%1], %2, [%3], %4;" ::"r"(target),
+      "l"(source), "r"(bytes), "r"(barrier), "l"(cache_policy)
+      : "memory");
+}
+
 // 16 bytes past the L1 cache.
 __device__ __forceinline__ void copy_async_16(uint32_t target, const void* source) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(target), "l"(source) : "memory");
@@ -192,6 +202,12 @@ __device__ __forceinline__ uint4 load_shared_16(uint32_t address) {
                : "=r"(value.x), "=r"(value.y), "=r"(value.z), "=r"(value.w)
                : "r"(address)
                : "memory");
+  return value;
+}
+
+__device__ __forceinline__ uint32_t load_shared_word(uint32_t address) {
+  uint32_t value;
+  asm volatile("ld.shared.u32 %0, [%1];" : "=r"(value) : "r"(address) : "memory");
   return value;
 }
 

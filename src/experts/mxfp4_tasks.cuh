@@ -1,0 +1,149 @@
+// What the roles of an MXFP4 grouped GEMM share: its arguments, shared memory, and the walk over
+// the tasks.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include "common/block_scan.cuh"
+#include "common/sm90_ptx.cuh"
+#include "experts/grouped_gemm_mxfp4_sm90.h"
+#include "plan/expert_plan_layout.h"
+
+namespace layered_sglang::grouped_gemm_mxfp4 {
+
+inline constexpr int kThreads = 384;
+inline constexpr int kConsumerWarps = 8;
+inline constexpr int kGatherThreads = 64;
+inline constexpr int kRowBytes = kMxfp4BlockDepth * 2;  // of a token in a stage, one swizzle row
+inline constexpr int kRowChunks = kRowBytes / 16;
+inline constexpr int kGroupBytes = 8 * kRowBytes;  // 8 rows, as wgmma's descriptors count
+inline constexpr int kTransposeBytes = 512;        // of a consumer warp
+
+struct KernelArgs {
+  GroupedGemmMxfp4Args gemm;
+  Mxfp4Matrix weights;
+  const __nv_bfloat16* tokens;  // x, or the intermediate
+  __nv_bfloat16* out;
+  int depth;  // K
+  int k_blocks;
+  int row_blocks;    // of an expert
+  int bias_rows;     // of an expert
+  int out_columns;   // row length of `out`
+  int weight_tiles;  // of an expert
+  uint64_t weight_policy;
+};
+
+struct alignas(8) Expert {
+  int first_row;
+  int first_tile;  // token tiles of the experts before it
+};
+
+// Shared memory by kBlocks, the row blocks of a consumer warpgroup: first all stages' tokens, then
+// their weights, then the consumer warps' space for transposition, the expert table and barriers.
+template <int kBlocks>
+struct Shared {
+  static constexpr int kTileTokens = kBlocks == 1 ? kMxfp4FewTileTokens : kMxfp4ManyTileTokens;
+  static constexpr int kTileBlocks = 2 * kBlocks;
+  static constexpr int kTokenBytes = kTileTokens * kRowBytes;
+  static constexpr int kWeightBytes = kTileBlocks * kMxfp4BlockBytes;
+  static constexpr int kTableBytes = (kMaxPlanExperts + 1) * sizeof(Expert);
+  static constexpr int kFixedBytes = kConsumerWarps * kTransposeBytes + kTableBytes;
+  static constexpr int kBytes = 227 * 1024;
+  static constexpr int kStages = (kBytes - kFixedBytes) / (kTokenBytes + kWeightBytes + 16);
+  static constexpr int kWeights = kStages * kTokenBytes;
+  static constexpr int kTranspose = kWeights + kStages * kWeightBytes;
+  static constexpr int kTable = kTranspose + kConsumerWarps * kTransposeBytes;
+  static constexpr int kBarriers = kTable + kTableBytes;
+  static_assert(kTokenBytes % 1024 == 0, "of the swizzle's pattern");
+  static_assert(kBarriers % 8 == 0 && kBarriers + 16 * kStages <= kBytes);
+
+  uint32_t start;
+  __device__ __forceinline__ uint32_t tokens(int stage) const {
+    return start + stage * kTokenBytes;
+  }
+  __device__ __forceinline__ uint32_t weights(int stage) const {
+    return start + kWeights + stage * kWeightBytes;
+  }
+  __device__ __forceinline__ uint32_t transpose(int warp) const {
+    return start + kTranspose + warp * kTransposeBytes;
+  }
+  __device__ __forceinline__ uint32_t full(int stage) const {
+    return start + kBarriers + 8 * stage;
+  }
+  __device__ __forceinline__ uint32_t empty(int stage) const {
+    return start + kBarriers + 8 * (kStages + stage);
+  }
+};
+
+// A stage of the ring and the parity of its current round.
+template <int kStages>
+struct RingPosition {
+  int stage = 0;
+  uint32_t round = 0;
+  __device__ __forceinline__ void advance() {
+    if (++stage == kStages) {
+      stage = 0;
+      round ^= 1;
+    }
+  }
+  __device__ __forceinline__ int before() const { return (stage == 0 ? kStages : stage) - 1; }
+};
+
+struct Task {
+  int expert;
+  int weight_tile;
+  int first_row;
+  int rows;   // that exist
+  int width;  // columns that are computed
+};
+
+// The whole block calls it.
+template <int kTileTokens>
+__device__ __forceinline__ void fill_table(const GroupedGemmMxfp4Args& gemm, Expert* table) {
+  for (int e = threadIdx.x; e <= gemm.num_experts; e += kThreads) {
+    // NOTE: written by a kernel that may overlap this one, so never through the read-only cache.
+    table[e].first_row = __ldcg(gemm.expert_offsets + e);
+  }
+  __syncthreads();
+  if (threadIdx.x < kWarpSize) {
+    int before = 0;
+    for (int first = 0; first < gemm.num_experts; first += kWarpSize) {
+      const int e = first + threadIdx.x;
+      const int rows = e < gemm.num_experts ? table[e + 1].first_row - table[e].first_row : 0;
+      const int tiles = (rows + kTileTokens - 1) / kTileTokens;
+      const int end = before + warp_inclusive_scan(tiles, threadIdx.x);
+      if (e < gemm.num_experts) table[e + 1].first_tile = end;
+      before = __shfl_sync(kAllLanes, end, kWarpSize - 1);
+    }
+    if (threadIdx.x == 0) table[0].first_tile = 0;
+  }
+  __syncthreads();
+}
+
+__device__ __forceinline__ int task_count(const Expert* table, const KernelArgs& args) {
+  return table[args.gemm.num_experts].first_tile * args.weight_tiles;
+}
+
+// A whole warp calls it. Tasks go expert by expert, and within one by weight tile, so that the
+// blocks that run at one time share weights and tokens in the L2.
+__device__ __forceinline__ Task find_task(const Expert* table, const KernelArgs& args, int index) {
+  int experts_before = 0;
+#pragma unroll 1
+  for (int e = threadIdx.x % kWarpSize; e < args.gemm.num_experts; e += kWarpSize) {
+    experts_before += table[e + 1].first_tile * args.weight_tiles <= index;
+  }
+  Task task;
+  task.expert = __reduce_add_sync(kAllLanes, experts_before);
+  const Expert expert = table[task.expert];
+  const Expert next = table[task.expert + 1];
+  const TaskPlace place =
+      place_mxfp4_task(index - expert.first_tile * args.weight_tiles,
+                       next.first_tile - expert.first_tile, next.first_row - expert.first_row);
+  task.weight_tile = place.weight_tile;
+  task.width = place.width;
+  task.first_row = expert.first_row + place.first_row;
+  task.rows = place.rows;
+  return task;
+}
+
+}  // namespace layered_sglang::grouped_gemm_mxfp4
