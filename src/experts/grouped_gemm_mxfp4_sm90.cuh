@@ -18,11 +18,16 @@
 
 namespace layered_sglang::grouped_gemm_mxfp4 {
 
-// A block starts with 168 registers for each of its threads (65536 / 384, a multiple of 8), and
-// what its warpgroups take must not be more: they would wait for it for ever.
-inline constexpr int kProducerRegisters = 56;
-inline constexpr int kConsumerRegisters = 224;
-static_assert(kProducerRegisters + 2 * kConsumerRegisters <= 3 * 168, "the block's registers");
+// A block starts with as many registers for each of its threads as fit (65536 / 384, a multiple of
+// 8, or half of it), and what its warpgroups take must not be more: they would wait for it for
+// ever.
+template <int kBlocks>
+struct Registers {
+  static constexpr int kStart = kBlocks == 1 ? 80 : 168;
+  static constexpr int kProducer = kBlocks == 1 ? 40 : 56;
+  static constexpr int kConsumer = kBlocks == 1 ? 96 : 224;
+  static_assert(kProducer + 2 * kConsumer <= 3 * kStart, "the block's registers");
+};
 
 // Warp 0. All its lanes walk the tasks, one issues the copies.
 template <int kBlocks>
@@ -153,6 +158,14 @@ struct PackedShare {
   }
 };
 
+// The products that read these registers have been waited for; until then nothing else may be in
+// them.
+template <int kBlocks>
+__device__ __forceinline__ void keep_until_here(const uint32_t (&a)[kBlocks][2][4]) {
+#pragma unroll
+  for (int i = 0; i < kBlocks * 8; ++i) asm volatile("" ::"r"(a[i / 8][i / 4 % 2][i % 4]));
+}
+
 // Starts the products of half a stage.
 template <int kBlocks, int kColumns>
 __device__ __forceinline__ void multiply(uint32_t tokens, int half,
@@ -204,6 +217,7 @@ __device__ __forceinline__ void compute_task(const KernelArgs& args, const Share
     const int stage = position.stage;
     position.advance();
     ptx::wgmma_wait<1>();
+    keep_until_here(first);
     if (k_block + 1 < args.k_blocks) {
       ptx::barrier_wait(shared.full(position.stage), position.round);
       packed.load(shared, position.stage, group);
@@ -212,6 +226,7 @@ __device__ __forceinline__ void compute_task(const KernelArgs& args, const Share
     // NOTE: none under way where the loop turns: ptxas would count the registers that they read in
     // every case of the switch at once, find too few, and wait for each product.
     ptx::wgmma_wait<0>();
+    keep_until_here(second);
     if (lane == 0) ptx::barrier_arrive(shared.empty(stage));
   }
 #pragma unroll
@@ -257,7 +272,7 @@ __device__ __forceinline__ void run_consumers(const KernelArgs& args, const Shar
 }
 
 template <bool kGateUp, int kBlocks>
-__global__ void __launch_bounds__(kThreads, 1)
+__global__ void __launch_bounds__(kThreads, Shared<kBlocks>::kPerMultiprocessor)
     grouped_gemm_mxfp4(const __grid_constant__ KernelArgs args) {
   using Layout = Shared<kBlocks>;
   extern __shared__ __align__(1024) uint8_t shared_memory[];
@@ -275,17 +290,17 @@ __global__ void __launch_bounds__(kThreads, 1)
   // it start only after its own wait for the plan.
   if (kGateUp) ptx::wait_for_previous_kernels();
   ptx::launch_dependents();
-  fill_table<Layout::kTileTokens>(args.gemm, table);
+  fill_table<kBlocks == 2>(args.gemm, table);
 
   if (threadIdx.x < 128) {
-    ptx::lower_registers<kProducerRegisters>();
+    ptx::lower_registers<Registers<kBlocks>::kProducer>();
     if (threadIdx.x < kWarpSize) {
       run_weight_warp<kBlocks>(args, shared, table);
     } else if (threadIdx.x >= 64) {
       run_gather_warps<kGateUp, kBlocks>(args, shared, table);
     }
   } else {
-    ptx::raise_registers<kConsumerRegisters>();
+    ptx::raise_registers<Registers<kBlocks>::kConsumer>();
     run_consumers<kGateUp, kBlocks>(args, shared, table);
   }
 }
@@ -310,7 +325,7 @@ cudaError_t launch(KernelArgs args, const GroupedGemmMxfp4Options& options, cuda
   overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
   overlap.val.programmaticStreamSerializationAllowed = options.overlap_launch;
   cudaLaunchConfig_t config = {};
-  config.gridDim = dim3(multiprocessors);
+  config.gridDim = dim3(multiprocessors * Layout::kPerMultiprocessor);
   config.blockDim = dim3(kThreads);
   config.dynamicSmemBytes = Layout::kBytes;
   config.stream = stream;

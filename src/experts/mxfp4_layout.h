@@ -72,14 +72,19 @@ constexpr int mxfp4_bits(uint16_t half, int pair) {
 inline constexpr int kMxfp4FewTileTokens = 64;    // most of a tile with 2 row blocks
 inline constexpr int kMxfp4ManyTileTokens = 128;  // with 4
 
+LAYERED_SGLANG_HOST_DEVICE int mxfp4_token_tile_count(int rows, bool many) {
+  const int most = many ? kMxfp4ManyTileTokens : kMxfp4FewTileTokens;
+  return (rows + most - 1) / most;
+}
+
 // Widths are multiples of 16; `tiles` > 0.
 LAYERED_SGLANG_HOST_DEVICE int mxfp4_token_tile_width(int rows, int tiles) {
   const int per_tile = (rows + tiles - 1) / tiles;
   return (per_tile + 15) / 16 * 16;
 }
 
-// Task `within` of an expert with `rows` rows in `tiles` > 0 token tiles; one weight tile's tasks
-// follow one another.
+// Task `within` of an expert with `rows` rows in `tiles` = mxfp4_token_tile_count > 0 token tiles.
+// One weight tile's tasks follow one another.
 LAYERED_SGLANG_HOST_DEVICE TaskPlace place_mxfp4_task(int within, int tiles, int rows) {
   TaskPlace place;
   place.weight_tile = within / tiles;

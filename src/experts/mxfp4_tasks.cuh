@@ -48,7 +48,10 @@ struct Shared {
   static constexpr int kWeightBytes = kTileBlocks * kMxfp4BlockBytes;
   static constexpr int kTableBytes = (kMaxPlanExperts + 1) * sizeof(Expert);
   static constexpr int kFixedBytes = kConsumerWarps * kTransposeBytes + kTableBytes;
-  static constexpr int kBytes = 227 * 1024;
+  // Two blocks on a multiprocessor where a warpgroup has one row block, so that there are more
+  // warps to expand weights while others wait: 227 KB of shared memory, and 1 KB more for each.
+  static constexpr int kPerMultiprocessor = kBlocks == 1 ? 2 : 1;
+  static constexpr int kBytes = (kBlocks == 1 ? 113 : 227) * 1024;
   static constexpr int kStages = (kBytes - kFixedBytes) / (kTokenBytes + kWeightBytes + 16);
   static constexpr int kWeights = kStages * kTokenBytes;
   static constexpr int kTranspose = kWeights + kStages * kWeightBytes;
@@ -98,7 +101,7 @@ struct Task {
 };
 
 // The whole block calls it.
-template <int kTileTokens>
+template <bool kMany>
 __device__ __forceinline__ void fill_table(const GroupedGemmMxfp4Args& gemm, Expert* table) {
   for (int e = threadIdx.x; e <= gemm.num_experts; e += kThreads) {
     // NOTE: written by a kernel that may overlap this one, so never through the read-only cache.
@@ -110,7 +113,7 @@ __device__ __forceinline__ void fill_table(const GroupedGemmMxfp4Args& gemm, Exp
     for (int first = 0; first < gemm.num_experts; first += kWarpSize) {
       const int e = first + threadIdx.x;
       const int rows = e < gemm.num_experts ? table[e + 1].first_row - table[e].first_row : 0;
-      const int tiles = (rows + kTileTokens - 1) / kTileTokens;
+      const int tiles = mxfp4_token_tile_count(rows, kMany);
       const int end = before + warp_inclusive_scan(tiles, threadIdx.x);
       if (e < gemm.num_experts) table[e + 1].first_tile = end;
       before = __shfl_sync(kAllLanes, end, kWarpSize - 1);
