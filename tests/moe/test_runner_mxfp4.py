@@ -167,3 +167,52 @@ def test_auto_names_the_format(monkeypatch: pytest.MonkeyPatch) -> None:
         "not measured as faster in MXFP4 for (6, 3, 96, 128) (experts, top k, hidden, intermediate) "
         "on NVIDIA H200"
     )
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("tokens", [1, 40, 700])
+def test_on_a_gpu_a_served_layer_computes_what_sglangs_kernels_do(server_args, tokens: int) -> None:  # noqa: F811
+    """From a checkpoint's tensors, through SGLang's own processing of them after loading."""
+    from sglang.srt.layers.moe.fused_moe_triton.triton_kernels_moe import (
+        triton_kernel_fused_experts_with_bias,
+    )
+    from sglang.srt.layers.moe.topk import routing
+
+    shape = Shape(num_experts=16, top_k=4, hidden=512, inter=320)
+    block, _ = make_block()
+    layer, method = block.experts, block.experts.quant_method
+    ours = random_mxfp4_layer(shape, uniform_ids(tokens, shape), "cuda")
+    sizes = {"w13": (2 * shape.inter, shape.hidden), "w2": (shape.hidden, shape.inter)}
+    for name, size in sizes.items():
+        parts = unpack(getattr(ours, name), *size, gate_up=name == "w13")
+        bias = getattr(ours, f"{name}_bias").bfloat16()
+        for suffix, part in zip(
+            ("weight", "weight_scale", "weight_bias"), (*parts, bias), strict=True
+        ):
+            parameter = torch.nn.Parameter(part, requires_grad=False)
+            layer.register_parameter(f"{name}_{suffix}", parameter)
+    layer.top_k, layer.num_experts = shape.top_k, shape.num_experts
+    method.use_marlin = method.use_deep_gemm = method.use_flashinfer = False
+    method._fi_kernel, method.use_triton_kernels = None, True
+    method.process_weights_after_loading(layer)
+
+    logits = torch.randn(tokens, shape.num_experts, device="cuda")
+    theirs = triton_kernel_fused_experts_with_bias(
+        ours.x,
+        *(method.w13_weight_triton_tensor, method.w13_precision_config, layer.w13_weight_bias),
+        *(method.w2_weight_triton_tensor, method.w2_precision_config, layer.w2_weight_bias),
+        *routing(logits, shape.top_k),
+        gemm1_alpha=1.702,
+        gemm1_clamp_limit=7.0,
+    )
+    assert moe_runner.hand_over(block, server_args, "layered") == "layered_sglang's fused experts"
+    chosen = logits.topk(shape.top_k)
+    output = types.SimpleNamespace(
+        hidden_states=ours.x,
+        topk_output=types.SimpleNamespace(
+            topk_weights=chosen.values.softmax(1), topk_ids=chosen.indices
+        ),
+    )
+    result = method.apply(layer, output).hidden_states
+    assert relative_error(result, theirs.float()) < 0.01
+    assert not torch.equal(result, theirs)  # so it was not theirs again
