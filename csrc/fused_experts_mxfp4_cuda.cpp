@@ -51,8 +51,13 @@ void fused_experts_mxfp4_out_on_cuda(const at::Tensor& x, const at::Tensor& w13,
   args.activation = {static_cast<float>(alpha), static_cast<float>(limit),
                      is_bilinear_mxfp4(activation)};
   args.routed_scaling_factor = static_cast<float>(routed_scaling_factor);
+  const FusedExpertsMxfp4Path chosen = fused_experts_mxfp4_path(path);
+  TORCH_CHECK_VALUE(chosen != FusedExpertsMxfp4Path::kGemv || mxfp4_gemv_takes(args.sizes),
+                    "path: gemv is for few pairs and top_k * inter up to about 23000, got ",
+                    args.sizes.num_tokens, " tokens, top_k ", args.sizes.top_k, ", inter ",
+                    args.sizes.inter);
   const c10::cuda::CUDAStream stream = c10::cuda::getCurrentCUDAStream(x.get_device());
-  C10_CUDA_CHECK(fused_experts_mxfp4_sm90(args, fused_experts_mxfp4_path(path), stream.stream()));
+  C10_CUDA_CHECK(fused_experts_mxfp4_sm90(args, chosen, stream.stream()));
 }
 
 at::Tensor fused_experts_mxfp4_on_cuda(const at::Tensor& x, const at::Tensor& w13,

@@ -30,6 +30,7 @@ from mxfp4_layers import (
 )
 
 OURS = "layered mxfp4"
+GEMV_TOKENS = 8  # of more it is not timed
 # The runner alone, with its routing done beforehand; and with it, which does what our plan does, too.
 TRITON, ROUTED = "triton_kernels", "... and routing"
 
@@ -79,6 +80,7 @@ def bench(
     calls: dict[str, tuple[Callable, int]] = {
         OURS if path == "auto" else f"{OURS} {path}": (layered_mxfp4_call(*sizes, path), 0)
         for path in args.paths
+        if path != "gemv" or tokens <= GEMV_TOKENS
     }
     if not args.without_peers:
         calls[TRITON] = (triton_mxfp4_call(args.topk, route=False), 1)

@@ -1,6 +1,7 @@
 #include "experts/fused_experts_mxfp4_sm90.h"
 
 #include "experts/combine_bf16_sm90.h"
+#include "experts/expert_gemv_mxfp4_sm90.h"
 #include "plan/expert_plan_sm90.h"
 
 namespace layered_sglang {
@@ -24,10 +25,17 @@ cudaError_t fused_experts_mxfp4_sm90(const FusedExpertsMxfp4Args& args, FusedExp
                                      cudaStream_t stream) {
   const FusedExpertsSizes& sizes = args.sizes;
   if (sizes.num_tokens == 0) return cudaSuccess;
+  if (path == FusedExpertsMxfp4Path::kAutomatic) path = choose_mxfp4_path(sizes);
   const FusedExpertsWorkspace at = layout_of(sizes);
   auto* base = static_cast<uint8_t*>(args.workspace);
   auto* intermediate = reinterpret_cast<__nv_bfloat16*>(base + at.intermediate);
   auto* rows = reinterpret_cast<__nv_bfloat16*>(base + at.rows);
+  if (path == FusedExpertsMxfp4Path::kGemv) {
+    const ExpertGemvMxfp4Args gemv = {
+        args.x,       args.w13, args.w2, args.topk_ids,   args.topk_weights,
+        intermediate, args.y,   sizes,   args.activation, args.routed_scaling_factor};
+    return expert_gemv_mxfp4_sm90(gemv, stream);
+  }
 
   ExpertPlanArgs plan = {};
   plan.topk_ids = args.topk_ids;
@@ -51,7 +59,7 @@ cudaError_t fused_experts_mxfp4_sm90(const FusedExpertsMxfp4Args& args, FusedExp
   gemm.inter = static_cast<int32_t>(sizes.inter);
   gemm.activation = args.activation;
   GroupedGemmMxfp4Options options;
-  options.many_rows = uses_many_mxfp4_rows(sizes, path);
+  options.many_rows = path == FusedExpertsMxfp4Path::kMany;
   options.weights_once = reads_weights_once(sizes);
   error = gate_up_gemm_mxfp4_sm90(gemm, args.x, args.w13, intermediate, options, stream);
   if (error != cudaSuccess) return error;

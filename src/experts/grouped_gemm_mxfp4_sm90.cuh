@@ -84,15 +84,16 @@ __device__ __forceinline__ void run_gather_warps(const KernelArgs& args,
   RingPosition<Layout::kStages> position;
   for (int index = ptx::block_index(); index < tasks; index += gridDim.x) {
     const Task task = find_task(table, args, index);
-    const int steps = task.width / kRowStep;
+    // Only rows that exist: what is left in the others' place gives columns that are not stored.
+    const int steps = (task.rows - row + kRowStep - 1) / kRowStep;
     uint32_t source[kSteps];  // in units of 16 bytes
 #pragma unroll
     for (int i = 0; i < kSteps; ++i) {
-      // Rows beyond the tile read its last row once more.
-      const int of_tile = min(row + i * kRowStep, task.rows - 1);
-      uint32_t from = task.first_row + of_tile;
-      if (kGateUp) from = static_cast<uint32_t>(__ldcg(args.gemm.sorted_rows + from));
-      source[i] = from;
+      source[i] = task.first_row + row + i * kRowStep;
+      if (kGateUp) {
+        const int32_t* pair = args.gemm.sorted_rows + source[i];
+        source[i] = i < steps ? static_cast<uint32_t>(__ldcg(pair)) : 0;
+      }
     }
 #pragma unroll
     for (int i = 0; i < kSteps; ++i) {

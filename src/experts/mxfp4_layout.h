@@ -30,7 +30,7 @@ inline constexpr int kMxfp4BlockBytes = kMxfp4ValueBytes + kMxfp4ScaleBytes;
 inline constexpr int kMxfp4ScaleOffset = 126;
 inline constexpr int kMxfp4LargestScale = 128;
 
-constexpr int64_t mxfp4_blocks(int64_t size) {
+LAYERED_SGLANG_HOST_DEVICE constexpr int64_t mxfp4_blocks(int64_t size) {
   return (size + kMxfp4BlockRows - 1) / kMxfp4BlockRows;
 }
 

@@ -53,6 +53,35 @@ def test_shapes(shape: Shape, tokens: int, path: str) -> None:
     assert_mxfp4_close(guarded_result(layer, path), layer)
 
 
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("tokens", [1, 2, 7])
+def test_gemv_shapes(shape: Shape, tokens: int) -> None:
+    layer = random_mxfp4_layer(shape, uniform_ids(tokens, shape), "cuda")
+    assert_mxfp4_close(guarded_result(layer, "gemv"), layer)
+
+
+@pytest.mark.parametrize("name", ["one token", "no valid id", "invalid ids", "duplicates in a row"])
+def test_gemv_routings(name: str) -> None:
+    layer = random_mxfp4_layer(SMALL, ROUTINGS[name], "cuda")
+    assert_mxfp4_close(guarded_result(layer, "gemv"), layer)
+
+
+def test_gemv_is_exact_on_integers() -> None:
+    shape = Shape(6, 3, 288, 352)
+    layer = integer_mxfp4_layer(shape, uniform_ids(20, shape), "cuda")
+    result = guarded_result(layer, "gemv", "bilinear")
+    assert torch.equal(result, fused_experts_mxfp4_reference(*layer, "bilinear"))
+    assert result.abs().max() > 8
+
+
+def test_gemv_refuses_what_does_not_fit() -> None:
+    shape = Shape(32, 20, 96, 160)
+    layer = random_mxfp4_layer(shape, uniform_ids(2, shape), "cuda")
+    with pytest.raises(ValueError, match="path: gemv is for few pairs"):
+        fused_experts_mxfp4(*layer, path="gemv")
+    assert_mxfp4_close(fused_experts_mxfp4(*layer), layer)
+
+
 ROUTINGS = {
     "one token": uniform_ids(1, SMALL),
     "all on one expert": torch.full((500, 4), 3, dtype=torch.int32),
@@ -154,7 +183,7 @@ def test_calls_follow_one_another_in_one_workspace() -> None:
     layers = [random_mxfp4_layer(shape, uniform_ids(64 + i, shape, i), "cuda", i) for i in range(3)]
     size = fused_experts_mxfp4_workspace_bytes(66, 4, 16, 960, 480)
     workspace = torch.empty(size, dtype=torch.uint8, device="cuda")
-    for path in PATHS:
+    for path in ("gemv", *PATHS):
         expected = [fused_experts_mxfp4(*layer, path=path) for layer in layers]
         outs = [torch.empty_like(layer.x) for layer in layers]
         for _ in range(10):
@@ -165,7 +194,7 @@ def test_calls_follow_one_another_in_one_workspace() -> None:
         assert all(torch.equal(*pair) for pair in zip(outs, expected, strict=True))
 
 
-@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("path", ["gemv", *PATHS])
 def test_scales_and_writes_over_its_input(path: str) -> None:
     layer = random_mxfp4_layer(SMALL, with_invalid(uniform_ids(300, SMALL), [-1]), "cuda")
     expected = 2.5 * fused_experts_mxfp4(*layer, path=path).float()

@@ -9,7 +9,7 @@ from .mxfp4 import BLOCK, BLOCK_BYTES, GROUP
 from .plan_layout import MAX_EXPERTS, MAX_PAIRS, describe
 
 MXFP4_ACTIVATIONS = ("swiglu", "bilinear")
-MXFP4_PATHS = ("auto", "few", "many")
+MXFP4_PATHS = ("auto", "gemv", "few", "many")
 
 
 def packed_shape(experts: int, rows: int, columns: int) -> tuple[int, int, int, int]:
@@ -66,7 +66,7 @@ def check_fused_experts_mxfp4_input(
     if activation not in MXFP4_ACTIVATIONS:
         raise ValueError(f"activation: expected swiglu or bilinear, got {activation}")
     if path not in MXFP4_PATHS:
-        raise ValueError(f"path: expected auto, few or many, got {path}")
+        raise ValueError(f"path: expected auto, gemv, few or many, got {path}")
 
 
 def _name(dtype: torch.dtype) -> str:
