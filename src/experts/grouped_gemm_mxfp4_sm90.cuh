@@ -242,6 +242,12 @@ __device__ __forceinline__ void run_consumers(const KernelArgs& args, const Shar
                                               const Expert* table) {
   const int group = threadIdx.x / 128 - 1;
   const int tasks = task_count(table, args);
+  // In the tasks of many rows the second warpgroup starts late and stays behind: while one is in
+  // its epilogue the other keeps the tensor cores busy.
+  constexpr int kLag = kBlocks == 2 ? 2 : 0;
+  if (kLag > 0 && group == 1 && ptx::block_index() < tasks && args.k_blocks > kLag) {
+    ptx::barrier_wait(shared.full(kLag), 0);
+  }
   RingPosition<Shared<kBlocks>::kStages> position;
   for (int index = ptx::block_index(); index < tasks; index += gridDim.x) {
     const Task task = find_task(table, args, index);
