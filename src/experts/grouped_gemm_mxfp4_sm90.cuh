@@ -1,13 +1,13 @@
 // The persistent grouped GEMM that both MXFP4 expert projections are instances of.
 //
-// A task is 2 or 4 row blocks of 64 weight rows of one expert times a token tile of 16 ... 128 of
+// A task is 2 or 3 row blocks of 64 weight rows of one expert times a token tile of 16 ... 192 of
 // its rows. Weights are wgmma's M and come from registers, where they are expanded to bf16; tokens
 // are its N and come from shared memory.
 //
 // Warps of a block:
 //   0        copies the weights' packed blocks into the ring's stages;
 //   2, 3     gather the tokens' rows into them;
-//   4 ... 11 two warpgroups, each with half the row blocks: expand, wgmma, epilogue.
+//   4 ...    two or three warpgroups, each with one row block: expand, wgmma, epilogue.
 // A stage is 64 of K. Every role walks the same tasks on its own, so none is handed over.
 #pragma once
 
@@ -18,30 +18,17 @@
 
 namespace layered_sglang::grouped_gemm_mxfp4 {
 
-// A block starts with as many registers for each of its threads as fit (65536 / 384, a multiple of
-// 8, or half of it), and what its warpgroups take must not be more: they would wait for it for
-// ever.
-template <int kBlocks>
-struct Registers {
-  static constexpr int kStart = kBlocks == 1 ? 80 : 168;
-  static constexpr int kProducer = kBlocks == 1 ? 40 : 56;
-  static constexpr int kConsumer = kBlocks == 1 ? 96 : 224;
-  static_assert(kProducer + 2 * kConsumer <= 3 * kStart, "the block's registers");
-};
-
 // Warp 0. All its lanes walk the tasks, one issues the copies.
-template <int kBlocks>
-__device__ __forceinline__ void run_weight_warp(const KernelArgs& args,
-                                                const Shared<kBlocks>& shared,
+template <bool kMany>
+__device__ __forceinline__ void run_weight_warp(const KernelArgs& args, const Layout<kMany>& shared,
                                                 const Expert* table) {
-  using Layout = Shared<kBlocks>;
   const int tasks = task_count(table, args);
   const size_t row_block_bytes = static_cast<size_t>(args.k_blocks) * kMxfp4BlockBytes;
-  RingPosition<Layout::kStages> position;
+  RingPosition<Layout<kMany>::kStages> position;
   for (int index = ptx::block_index(); index < tasks; index += gridDim.x) {
     const Task task = find_task(table, args, index);
-    const int first_block = task.weight_tile * Layout::kTileBlocks;
-    const int blocks = min(Layout::kTileBlocks, args.row_blocks - first_block);
+    const int first_block = task.weight_tile * Layout<kMany>::kGroups;
+    const int blocks = min(Layout<kMany>::kGroups, args.row_blocks - first_block);
     const uint8_t* source =
         args.weights.packed +
         (static_cast<size_t>(task.expert) * args.row_blocks + first_block) * row_block_bytes;
@@ -64,13 +51,11 @@ __device__ __forceinline__ void run_weight_warp(const KernelArgs& args,
 }
 
 // Warps 2 and 3. kRowChunks threads copy a row, 16 bytes each.
-template <bool kGateUp, int kBlocks>
+template <bool kGateUp, bool kMany>
 __device__ __forceinline__ void run_gather_warps(const KernelArgs& args,
-                                                 const Shared<kBlocks>& shared,
-                                                 const Expert* table) {
-  using Layout = Shared<kBlocks>;
+                                                 const Layout<kMany>& shared, const Expert* table) {
   constexpr int kRowStep = kGatherThreads / kRowChunks;
-  constexpr int kSteps = Layout::kTileTokens / kRowStep;
+  constexpr int kSteps = Layout<kMany>::kTileTokens / kRowStep;
   static_assert(kRowStep == 8, "a thread's rows share one swizzle");
   const int thread = threadIdx.x - 64;
   const int chunk = thread % kRowChunks;
@@ -81,7 +66,7 @@ __device__ __forceinline__ void run_gather_warps(const KernelArgs& args,
   // The down GEMM's rows are the gate/up GEMM's results; its weights are under way by now.
   if (!kGateUp) ptx::wait_for_previous_kernels();
 
-  RingPosition<Layout::kStages> position;
+  RingPosition<Layout<kMany>::kStages> position;
   for (int index = ptx::block_index(); index < tasks; index += gridDim.x) {
     const Task task = find_task(table, args, index);
     // Only rows that exist: what is left in the others' place gives columns that are not stored.
@@ -130,98 +115,84 @@ __device__ __forceinline__ float2 load_bias(const KernelArgs& args, int expert, 
           second < args.bias_rows ? __ldg(bias + second) : 0.0f};
 }
 
-// A thread's share of a stage's weights, as it lies in shared memory.
-template <int kBlocks>
+// A thread's share of a row block in a stage, as it lies in shared memory.
 struct PackedShare {
-  uint4 words[kBlocks];  // one for each 16 of K
-  uint32_t scales[kBlocks];
+  uint4 words;  // one for each 16 of K
+  uint32_t scales;
 
-  __device__ __forceinline__ void load(const Shared<kBlocks>& shared, int stage, int group) {
+  // `block`: the row block's address.
+  __device__ __forceinline__ void load(uint32_t block) {
     const int thread = threadIdx.x % 128;
-    const uint32_t block = shared.weights(stage) + group * kBlocks * kMxfp4BlockBytes;
-#pragma unroll
-    for (int b = 0; b < kBlocks; ++b) {
-      words[b] = ptx::load_shared_16(block + b * kMxfp4BlockBytes + thread * 16);
-      scales[b] =
-          ptx::load_shared_word(block + b * kMxfp4BlockBytes + kMxfp4ValueBytes + thread / 4 * 4);
-    }
+    words = ptx::load_shared_16(block + thread * 16);
+    scales = ptx::load_shared_word(block + kMxfp4ValueBytes + thread / 4 * 4);
   }
 
-  // Of half the stage, as wgmma's A registers: [row block][16 of K].
-  __device__ __forceinline__ void expand(int half, uint32_t (&a)[kBlocks][2][4]) const {
-#pragma unroll
-    for (int b = 0; b < kBlocks; ++b) {
-      const uint32_t factors[2] = {mxfp4_factor(scales[b], 2 * half),
-                                   mxfp4_factor(scales[b], 2 * half + 1)};
-      expand_mxfp4(half == 0 ? words[b].x : words[b].z, factors, a[b][0]);
-      expand_mxfp4(half == 0 ? words[b].y : words[b].w, factors, a[b][1]);
-    }
+  // Of half the stage, as wgmma's A registers: [16 of K].
+  __device__ __forceinline__ void expand(int half, uint32_t (&a)[2][4]) const {
+    const uint32_t factors[2] = {mxfp4_factor(scales, 2 * half),
+                                 mxfp4_factor(scales, 2 * half + 1)};
+    expand_mxfp4(half == 0 ? words.x : words.z, factors, a[0]);
+    expand_mxfp4(half == 0 ? words.y : words.w, factors, a[1]);
   }
 };
 
 // The products that read these registers have been waited for; until then nothing else may be in
 // them.
-template <int kBlocks>
-__device__ __forceinline__ void keep_until_here(const uint32_t (&a)[kBlocks][2][4]) {
+__device__ __forceinline__ void keep_until_here(const uint32_t (&a)[2][4]) {
 #pragma unroll
-  for (int i = 0; i < kBlocks * 8; ++i) asm volatile("" ::"r"(a[i / 8][i / 4 % 2][i % 4]));
+  for (int i = 0; i < 8; ++i) asm volatile("" ::"r"(a[i / 4][i % 4]));
 }
 
 // Starts the products of half a stage.
-template <int kBlocks, int kColumns>
-__device__ __forceinline__ void multiply(uint32_t tokens, int half,
-                                         const uint32_t (&a)[kBlocks][2][4],
-                                         float (&sums)[kBlocks][kColumns / 2]) {
+template <int kColumns>
+__device__ __forceinline__ void multiply(uint32_t tokens, int half, const uint32_t (&a)[2][4],
+                                         float (&sums)[kColumns / 2]) {
   ptx::wgmma_fence();
 #pragma unroll
   for (int k = 0; k < 2; ++k) {
-    const uint64_t b_descriptor =
-        ptx::operand_descriptor<kRowBytes, kGroupBytes>(tokens / 16 + (2 * half + k) * 2);
-#pragma unroll
-    for (int b = 0; b < kBlocks; ++b) wgmma_bf16<kColumns>(sums[b], a[b][k], b_descriptor);
+    wgmma_bf16<kColumns>(
+        sums, a[k],
+        ptx::operand_descriptor<kRowBytes, kGroupBytes>(tokens / 16 + (2 * half + k) * 2));
   }
   ptx::wgmma_commit();
 }
 
-// A warpgroup's share of one task.
-template <bool kGateUp, int kBlocks, int kColumns>
-__device__ __forceinline__ void compute_task(const KernelArgs& args, const Shared<kBlocks>& shared,
+// A warpgroup's share of one task: one row block.
+template <bool kGateUp, bool kMany, int kColumns>
+__device__ __forceinline__ void compute_task(const KernelArgs& args, const Layout<kMany>& shared,
                                              const Task& task, int group,
-                                             RingPosition<Shared<kBlocks>::kStages>& position) {
+                                             RingPosition<Layout<kMany>::kStages>& position) {
   const int lane = threadIdx.x % kWarpSize;
   const int warp = threadIdx.x / kWarpSize % 4;
-  const int first_block = (2 * task.weight_tile + group) * kBlocks;
-  float sums[kBlocks][kColumns / 2];
+  const int block = task.weight_tile * Layout<kMany>::kGroups + group;
+  const float2 bias = load_bias<kGateUp>(args, task.expert, block, warp, lane);
+  float sums[kColumns / 2];
 #pragma unroll
-  for (int b = 0; b < kBlocks; ++b) {
-    const float2 bias = load_bias<kGateUp>(args, task.expert, first_block + b, warp, lane);
-#pragma unroll
-    for (int i = 0; i < kColumns / 2; ++i) sums[b][i] = i % 4 < 2 ? bias.x : bias.y;
-  }
+  for (int i = 0; i < kColumns / 2; ++i) sums[i] = i % 4 < 2 ? bias.x : bias.y;
 
   // A half of a stage has one scale a row. While the products of one half are under way, the
   // weights of the next are expanded.
-  PackedShare<kBlocks> packed;
-  uint32_t first[kBlocks][2][4];
+  PackedShare packed;
+  uint32_t first[2][4];
   ptx::barrier_wait(shared.full(position.stage), position.round);
-  packed.load(shared, position.stage, group);
+  packed.load(shared.weights(position.stage) + group * kMxfp4BlockBytes);
   packed.expand(0, first);
 #pragma unroll 1
   for (int k_block = 0; k_block < args.k_blocks; ++k_block) {
     // NOTE: the gather's writes are ordinary ones to wgmma, and the barrier alone does not order
     // those.
     ptx::fence_async_proxy();
-    multiply<kBlocks, kColumns>(shared.tokens(position.stage), 0, first, sums);
-    uint32_t second[kBlocks][2][4];
+    multiply<kColumns>(shared.tokens(position.stage), 0, first, sums);
+    uint32_t second[2][4];
     packed.expand(1, second);
-    multiply<kBlocks, kColumns>(shared.tokens(position.stage), 1, second, sums);
+    multiply<kColumns>(shared.tokens(position.stage), 1, second, sums);
     const int stage = position.stage;
     position.advance();
     ptx::wgmma_wait<1>();
     keep_until_here(first);
     if (k_block + 1 < args.k_blocks) {
       ptx::barrier_wait(shared.full(position.stage), position.round);
-      packed.load(shared, position.stage, group);
+      packed.load(shared.weights(position.stage) + group * kMxfp4BlockBytes);
       packed.expand(0, first);
     }
     // NOTE: none under way where the loop turns: ptxas would count the registers that they read in
@@ -230,32 +201,28 @@ __device__ __forceinline__ void compute_task(const KernelArgs& args, const Share
     keep_until_here(second);
     if (lane == 0) ptx::barrier_arrive(shared.empty(stage));
   }
-#pragma unroll
-  for (int b = 0; b < kBlocks; ++b) {
-    store_block<kGateUp, kColumns>(args, task, sums[b], first_block + b, warp,
-                                   shared.transpose(4 * group + warp));
-  }
+  store_block<kGateUp, kColumns>(args, task, sums, block, warp, shared.transpose(4 * group + warp));
 }
 
-template <bool kGateUp, int kBlocks>
-__device__ __forceinline__ void run_consumers(const KernelArgs& args, const Shared<kBlocks>& shared,
+template <bool kGateUp, bool kMany>
+__device__ __forceinline__ void run_consumers(const KernelArgs& args, const Layout<kMany>& shared,
                                               const Expert* table) {
   const int group = threadIdx.x / 128 - 1;
   const int tasks = task_count(table, args);
   // In the tasks of many rows the second warpgroup starts late and stays behind: while one is in
   // its epilogue the other keeps the tensor cores busy.
-  constexpr int kLag = kBlocks == 2 ? 2 : 0;
-  if (kLag > 0 && group == 1 && ptx::block_index() < tasks && args.k_blocks > kLag) {
-    ptx::barrier_wait(shared.full(kLag), 0);
+  const int lag = kMany ? min(group, args.k_blocks - 1) : 0;
+  if (lag > 0 && ptx::block_index() < tasks) {
+    ptx::barrier_wait(shared.full(lag), 0);
   }
-  RingPosition<Shared<kBlocks>::kStages> position;
+  RingPosition<Layout<kMany>::kStages> position;
   for (int index = ptx::block_index(); index < tasks; index += gridDim.x) {
     const Task task = find_task(table, args, index);
-#define LS_CASE(columns)                                                          \
-  case columns / 16:                                                              \
-    compute_task<kGateUp, kBlocks, columns>(args, shared, task, group, position); \
+#define LS_CASE(columns)                                                        \
+  case columns / 16:                                                            \
+    compute_task<kGateUp, kMany, columns>(args, shared, task, group, position); \
     break;
-    if constexpr (kBlocks == 1) {
+    if constexpr (!kMany) {
       switch (task.width / 16) {
         LS_CASE(16)
         LS_CASE(32)
@@ -272,24 +239,27 @@ __device__ __forceinline__ void run_consumers(const KernelArgs& args, const Shar
         LS_CASE(96)
         LS_CASE(112)
         LS_CASE(128)
+        LS_CASE(144)
+        LS_CASE(160)
+        LS_CASE(176)
+        LS_CASE(192)
       }
     }
 #undef LS_CASE
   }
 }
 
-template <bool kGateUp, int kBlocks>
-__global__ void __launch_bounds__(kThreads, Shared<kBlocks>::kPerMultiprocessor)
+template <bool kGateUp, bool kMany>
+__global__ void __launch_bounds__(Layout<kMany>::kThreads, Layout<kMany>::kPerMultiprocessor)
     grouped_gemm_mxfp4(const __grid_constant__ KernelArgs args) {
-  using Layout = Shared<kBlocks>;
   extern __shared__ __align__(1024) uint8_t shared_memory[];
-  const Layout shared = {ptx::shared_address(shared_memory)};
-  auto* table = reinterpret_cast<Expert*>(shared_memory + Layout::kTable);
+  const Layout<kMany> shared = {ptx::shared_address(shared_memory)};
+  auto* table = reinterpret_cast<Expert*>(shared_memory + Layout<kMany>::kTable);
 
   if (threadIdx.x == 0) {
-    for (int stage = 0; stage < Layout::kStages; ++stage) {
+    for (int stage = 0; stage < Layout<kMany>::kStages; ++stage) {
       ptx::barrier_init(shared.full(stage), 1 + kGatherThreads);
-      ptx::barrier_init(shared.empty(stage), kConsumerWarps);
+      ptx::barrier_init(shared.empty(stage), Layout<kMany>::kConsumerWarps);
     }
     ptx::barrier_init_fence();
   }
@@ -297,35 +267,35 @@ __global__ void __launch_bounds__(kThreads, Shared<kBlocks>::kPerMultiprocessor)
   // it start only after its own wait for the plan.
   if (kGateUp) ptx::wait_for_previous_kernels();
   ptx::launch_dependents();
-  fill_table<kBlocks == 2>(args.gemm, table);
+  fill_table<kMany>(args.gemm, table);
 
   if (threadIdx.x < 128) {
-    ptx::lower_registers<Registers<kBlocks>::kProducer>();
+    ptx::lower_registers<Layout<kMany>::kProducerRegisters>();
     if (threadIdx.x < kWarpSize) {
-      run_weight_warp<kBlocks>(args, shared, table);
+      run_weight_warp<kMany>(args, shared, table);
     } else if (threadIdx.x >= 64) {
-      run_gather_warps<kGateUp, kBlocks>(args, shared, table);
+      run_gather_warps<kGateUp, kMany>(args, shared, table);
     }
   } else {
-    ptx::raise_registers<Registers<kBlocks>::kConsumer>();
-    run_consumers<kGateUp, kBlocks>(args, shared, table);
+    ptx::raise_registers<Layout<kMany>::kConsumerRegisters>();
+    run_consumers<kGateUp, kMany>(args, shared, table);
   }
 }
 
-template <bool kGateUp, int kBlocks>
+template <bool kGateUp, bool kMany>
 cudaError_t launch(KernelArgs args, const GroupedGemmMxfp4Options& options, cudaStream_t stream) {
-  using Layout = Shared<kBlocks>;
   // What the copy engine tells the L2 of weights: evict first, or keep as usual.
   args.weight_policy = options.weights_once ? 0x12F0000000000000 : 0x1000000000000000;
-  args.weight_tiles = (args.row_blocks + Layout::kTileBlocks - 1) / Layout::kTileBlocks;
-  const auto kernel = grouped_gemm_mxfp4<kGateUp, kBlocks>;
+  args.weight_tiles = (args.row_blocks + Layout<kMany>::kGroups - 1) / Layout<kMany>::kGroups;
+  const auto kernel = grouped_gemm_mxfp4<kGateUp, kMany>;
   int device = 0;
   cudaError_t error = cudaGetDevice(&device);
   if (error != cudaSuccess) return error;
   int multiprocessors = 0;
   error = cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device);
   if (error != cudaSuccess) return error;
-  error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, Layout::kBytes);
+  error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                               Layout<kMany>::kBytes);
   if (error != cudaSuccess) return error;
   // Else the L1 cache could take what a second block needs.
   error = cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout,
@@ -336,9 +306,9 @@ cudaError_t launch(KernelArgs args, const GroupedGemmMxfp4Options& options, cuda
   overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
   overlap.val.programmaticStreamSerializationAllowed = options.overlap_launch;
   cudaLaunchConfig_t config = {};
-  config.gridDim = dim3(multiprocessors * Layout::kPerMultiprocessor);
-  config.blockDim = dim3(kThreads);
-  config.dynamicSmemBytes = Layout::kBytes;
+  config.gridDim = dim3(multiprocessors * Layout<kMany>::kPerMultiprocessor);
+  config.blockDim = dim3(Layout<kMany>::kThreads);
+  config.dynamicSmemBytes = Layout<kMany>::kBytes;
   config.stream = stream;
   config.attrs = &overlap;
   config.numAttrs = 1;

@@ -113,7 +113,7 @@ def test_prefill(tokens: int) -> None:
 
 
 @pytest.mark.parametrize("path", PATHS)
-@pytest.mark.parametrize("width", range(16, 129, 16))
+@pytest.mark.parametrize("width", range(16, 193, 16))
 def test_every_tile_width_is_exact_on_integers(width: int, path: str) -> None:
     shape = Shape(3, 1, 288, 352)
     layer = integer_mxfp4_layer(shape, with_counts([width, width - 1, width - 15]), "cuda")
@@ -126,8 +126,8 @@ def test_every_tile_width_is_exact_on_integers(width: int, path: str) -> None:
 @pytest.mark.parametrize("order", [1, -1], ids=["growing", "shrinking"])
 def test_a_block_takes_tasks_of_many_widths(order: int, path: str) -> None:
     """More tasks than blocks, so that what one task leaves in a block's memory meets the next."""
-    shape = Shape(120, 1, 256, 512)
-    layer = integer_mxfp4_layer(shape, with_counts(list(range(1, 121))[::order]), "cuda")
+    shape = Shape(100, 1, 256, 512)
+    layer = integer_mxfp4_layer(shape, with_counts(list(range(1, 201, 2))[::order]), "cuda")
     result = guarded_result(layer, path, "bilinear")
     assert torch.equal(result, fused_experts_mxfp4_reference(*layer, "bilinear"))
 
