@@ -10,6 +10,7 @@
 #     sweep       bench_grouped_gemm with several tunings, of the default build and of each variant
 #     bench       bench_fused_moe.py: whole layers against SGLang's Triton and torch._grouped_mm
 #     fp8         bench_fused_moe_fp8.py: a layer in fp8 against SGLang's Triton and our bf16 one
+#     mxfp4       bench_fused_moe_mxfp4.py: gpt-oss-20b's layer against SGLang's triton_kernels
 #     plan        bench_expert_plan.py and its microbenchmark
 #     ncu         tensor pipe, shared memory, L2 and stalls of the two GEMMs at 4096 tokens
 #     serve       a server with --moe-kernels sglang, then layered (needs SGLang; 8 minutes)
@@ -56,7 +57,7 @@ clocks() {
 run_tests() {
   step "GPU tests" tests.log 400 "$python" -m pytest -m gpu -q -p no:cacheprovider \
     tests/moe/test_expert_plan_gpu.py tests/moe/test_fused_experts_gpu.py \
-    tests/moe/test_fused_experts_fp8_gpu.py
+    tests/moe/test_fused_experts_fp8_gpu.py tests/moe/test_fused_experts_mxfp4_gpu.py
   tail -n 3 "$out/tests.log"
 }
 
@@ -118,6 +119,13 @@ run_bench() {
     benchmarks/kernel/bench_fused_moe.py --suite --seconds $((${BENCH_SECONDS:-330} - 40)) \
     --paths $paths --csv "$out/bench.csv"
   cat "$out/bench.log"
+}
+
+run_mxfp4() {
+  step "MXFP4 layer benchmark" mxfp4.log "${MXFP4_SECONDS:-120}" "$python" \
+    benchmarks/kernel/bench_fused_moe_mxfp4.py --seconds $((${MXFP4_SECONDS:-120} - 40)) \
+    --csv "$out/mxfp4.csv"
+  cat "$out/mxfp4.log"
 }
 
 run_fp8() {

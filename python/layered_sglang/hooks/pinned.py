@@ -64,6 +64,7 @@ PINNED: dict[str, str] = {
     "sglang.srt.layers.moe.fused_moe_triton.layer:FusedMoE.run_moe_core": "dispatch_output",
     "sglang.srt.layers.quantization.unquant:UnquantizedFusedMoEMethod.apply": "layer dispatch_output",
     "sglang.srt.layers.quantization.fp8:Fp8MoEMethod.apply": "layer dispatch_output",
+    "sglang.srt.layers.quantization.mxfp4:Mxfp4MoEMethod.apply": "layer dispatch_output",
     "sglang.srt.utils.nvtx_utils:profile_range": "debug_name color nvtx_enabled",
     f"{_RUNNER}.init_kv_cache_configurator": "",
     "sglang.srt.mem_cache.kv_cache_configurator:KVCacheConfigurator.config_from_budget": "budget_bytes "
