@@ -9,15 +9,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from layered_sglang.model_zoo.published import QWEN3_30B_A3B
-from layered_sglang.scheduling import CohortWork, DecodeWork, ModelShape
+from layered_sglang.scheduling import CohortWork, CostModel, DecodeWork, ModelShape
 from layered_sglang.scheduling.devices import nominal_coefficients
 from layered_sglang.simulator.replica import Replica
 from layered_sglang.simulator.run import Setup, simulate, simulate_replica
 from layered_sglang.simulator.systems import System
 from layered_sglang.simulator.traffic import Traffic, make_traffic
-from layered_sglang.simulator.world import MemoCostModel, World
+from layered_sglang.simulator.world import World
 
-MODEL = MemoCostModel(ModelShape.from_config(QWEN3_30B_A3B), nominal_coefficients("H200")[0], 4096)
+MODEL = CostModel(ModelShape.from_config(QWEN3_30B_A3B), nominal_coefficients("H200")[0], 4096)
 SETUP = Setup(MODEL, kv_tokens=600_000)
 SYSTEMS = [
     *(System("slo", 30), System("fixed", 512), System("groups", 8)),

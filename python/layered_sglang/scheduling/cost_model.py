@@ -9,10 +9,14 @@ from __future__ import annotations
 import bisect
 import dataclasses
 import math
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
 from layered_sglang.scheduling.model_shape import LayerKind, ModelShape
 from layered_sglang.scheduling.work import CohortWork, DecodeWork
+
+#: Iterations whose line is kept.
+REMEMBERED = 16
 
 
 @dataclass(frozen=True)
@@ -135,6 +139,9 @@ class CostModel:
         decode_graphs: whether decode replays CUDA graphs (not on a CPU).
         prefill_graph_rows: SGLang's own prefill replays CUDA graphs up to this many tokens.
         overlap: whether the host prepares an iteration while the GPU runs the one before.
+
+    It remembers its last answers: who plans, who logs, who learns and the simulator's world ask for the
+    same iterations.
     """
 
     shape: ModelShape
@@ -144,9 +151,30 @@ class CostModel:
     decode_graphs: bool = True
     prefill_graph_rows: int = 0
     overlap: bool = True
+    _lines: dict[tuple, IterationTime] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     def decode(self, decode: DecodeWork) -> IterationTime:
         """An iteration that only decodes."""
+        return self._remembered((decode.requests, decode.context), self._decode, decode)
+
+    def merged(self, decode: DecodeWork, cohort: CohortWork) -> IterationTime:
+        """Decode through all layers, and the cohort through as many as the line is asked for."""
+        key = (decode.requests, decode.context, cohort.tokens, cohort.pairs)
+        return self._remembered(key, self._merged, decode, cohort)
+
+    def _remembered(
+        self, key: tuple, compute: Callable[..., IterationTime], *work: DecodeWork | CohortWork
+    ) -> IterationTime:
+        line = self._lines.get(key)
+        if line is None:
+            if len(self._lines) >= REMEMBERED:
+                self._lines.clear()
+            line = self._lines[key] = compute(*work)
+        return line
+
+    def _decode(self, decode: DecodeWork) -> IterationTime:
         if decode.requests == 0:
             return IterationTime(0.0, overlap=self.overlap)
         c, layers = self.coefficients, self.shape.num_layers
@@ -155,8 +183,7 @@ class CostModel:
         host = c.host_iteration + (0 if self.decode_graphs else layers * c.host_eager_layer)
         return IterationTime(device, host=host, overlap=self.overlap)
 
-    def merged(self, decode: DecodeWork, cohort: CohortWork) -> IterationTime:
-        """Decode through all layers, and the cohort through as many as the line is asked for."""
+    def _merged(self, decode: DecodeWork, cohort: CohortWork) -> IterationTime:
         c, layers = self.coefficients, self.shape.num_layers
         decode = self._filled_up(decode)
         alone = self._layer(decode, None) if decode.requests else 0.0

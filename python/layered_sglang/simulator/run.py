@@ -10,12 +10,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from layered_sglang.scheduling import CostModel
 from layered_sglang.simulator.replica import Replica
 from layered_sglang.simulator.results import Outcome
 from layered_sglang.simulator.router import route
 from layered_sglang.simulator.systems import System
 from layered_sglang.simulator.traffic import Traffic
-from layered_sglang.simulator.world import MemoCostModel, World
+from layered_sglang.simulator.world import World
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Setup:
         seed: of the noise.
     """
 
-    model: MemoCostModel
+    model: CostModel
     kv_tokens: int
     max_running: int = 256
     max_prefill_tokens: int = 8192

@@ -6,29 +6,12 @@ import math
 import random
 from dataclasses import dataclass, field
 
-from layered_sglang.scheduling import CohortWork, CostModel, DecodeWork, IterationTime
+from layered_sglang.scheduling import CohortWork, CostModel, DecodeWork
 
 #: A nominal power model, not a measurement: while busy, and per byte and flop beyond that.
 IDLE_WATTS = 150.0
 JOULES_PER_BYTE = 55e-12
 JOULES_PER_FLOP = 0.7e-12
-
-
-class MemoCostModel(CostModel):
-    """A cost model that remembers the last decode batch: planner and world ask for the same."""
-
-    def decode(self, decode: DecodeWork) -> IterationTime:
-        memo = self.__dict__
-        if memo.get("_decode_of") != decode:
-            memo["_decode_of"], memo["_decode"] = decode, super().decode(decode)
-        return memo["_decode"]
-
-    def merged(self, decode: DecodeWork, cohort: CohortWork) -> IterationTime:
-        memo = self.__dict__
-        key = (decode.requests, decode.context, cohort.tokens, cohort.pairs)
-        if memo.get("_merged_of") != key:
-            memo["_merged_of"], memo["_merged"] = key, super().merged(decode, cohort)
-        return memo["_merged"]
 
 
 @dataclass
