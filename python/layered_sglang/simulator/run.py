@@ -16,7 +16,6 @@ from layered_sglang.simulator.results import Outcome
 from layered_sglang.simulator.router import route
 from layered_sglang.simulator.systems import System
 from layered_sglang.simulator.traffic import Traffic
-from layered_sglang.simulator.world import World
 
 
 @dataclass(frozen=True)
@@ -49,7 +48,7 @@ class Setup:
 def simulate_replica(system: System, setup: Setup, traffic: Traffic, number: int = 0) -> Outcome:
     """One replica from its first request to its last token."""
     model = dataclasses.replace(setup.model, decode_sizes=system.graph_sizes(setup.max_running))
-    world = World(model, setup.noise, setup.bias, seed=setup.seed * 1_000_003 + number)
+    world = system.world(model, setup.noise, setup.bias, setup.seed * 1_000_003 + number)
     schedule = system.schedule(model, setup.max_prefill_tokens, setup.differs)
     replica = Replica(traffic, schedule, world, setup.kv_tokens, setup.max_running)
     replica.run()
