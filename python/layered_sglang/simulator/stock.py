@@ -25,6 +25,9 @@ EXPERT_FLOPS = 5.3e14
 #: heads of a KV head share it, so a decode row is a tile a KV head.
 TILE_ROWS, MULTIPROCESSORS = 128, 132
 HEAD_DIM = 128
+#: Host seconds of a layer of an eager prefill: 54 ms for 48 (2026-11-26-h100-host-time.md). In service
+#: launches hide behind the work of the GPU, and a fit to iterations sees too little of them.
+EAGER_LAYER = 1.13e-3
 
 
 @dataclass
@@ -36,20 +39,24 @@ class StockWorld(World):
         return super().decode_seconds(requests, context) + self._experts_more(rows)
 
     def prefill(self, work: CohortWork) -> Times:
-        line, layers = self.model.prefill(work), self.model.shape.num_layers
-        device = line.device_seconds() + self._experts_more(work.tokens)
-        return self._timed(device, line.host_seconds(), DecodeWork(), work, layers)
+        layers = self.model.shape.num_layers
+        device = self.model.prefill(work).device_seconds() + self._experts_more(work.tokens)
+        return self._timed(device, self._launch(work.tokens), DecodeWork(), work, layers)
 
     def mixed(self, decode: DecodeWork, work: CohortWork) -> Times:
         """A mixed chunk: all layers of both, launched as a prefill."""
-        m, layers = self.model, self.model.shape.num_layers
-        c, rows = m.coefficients, decode.requests + work.tokens
-        graphed = rows <= m.prefill_graph_rows
-        host = c.host_iteration + layers * (c.host_graph_layer if graphed else c.host_eager_layer)
+        layers, rows = self.model.shape.num_layers, decode.requests + work.tokens
         # Rows without a context of their own: their attention is the tiles'.
-        line = m.merged(DecodeWork(decode.requests, 0), work)
+        line = self.model.merged(DecodeWork(decode.requests, 0), work)
         device = line.device_seconds(layers) + self._experts_more(rows) + self._tiles(decode)
-        return self._timed(device, host, decode, work, layers)
+        return self._timed(device, self._launch(rows), decode, work, layers)
+
+    def _launch(self, rows: int) -> float:
+        """Host seconds of an iteration with a prefill of ``rows`` in it."""
+        m, c = self.model, self.model.coefficients
+        graphed = rows <= m.prefill_graph_rows
+        layer = c.host_graph_layer if graphed else max(c.host_eager_layer, EAGER_LAYER)
+        return c.host_iteration + c.host_admission + m.shape.num_layers * layer
 
     def _tiles(self, decode: DecodeWork) -> float:
         """Seconds of the decode rows' tiles in all layers. The prompt's tiles fill the GPU, so these come
