@@ -21,6 +21,7 @@ from layered_sglang.executor.cohort_state import CarriedRows, CohortState
 from layered_sglang.executor.decode_graphs import DecodeGraphRows
 from layered_sglang.executor.decode_rows import DecodeRows, EagerDecodeRows
 from layered_sglang.executor.green_contexts import Partitioning
+from layered_sglang.executor.kernel_loading import load_kernels
 from layered_sglang.executor.layer_range import LayerRangeModel
 from layered_sglang.executor.merged_graphs import MergedLayerGraphs
 from layered_sglang.executor.mixed_attention import MixedAttention
@@ -80,8 +81,10 @@ class LayerGroupExecutor:
         model_runner: ModelRunner,
         max_merged_rows: int,
         partitioning: Partitioning | None = None,
+        most_rows: int = 0,
     ) -> str:
-        """Capture the layers as CUDA graphs, after SGLang captured its own.
+        """Capture the layers as CUDA graphs, after SGLang captured its own, and load the kernels of those
+        that will be launched without.
 
         Args:
             model_runner: SGLang's.
@@ -89,6 +92,7 @@ class LayerGroupExecutor:
                 0: none.
             partitioning: for longer layer groups decode and the cohort run side by side, each in its
                 lane; ``None``: they are merged, too.
+            most_rows: of an active layer group; 0: no kernels are loaded.
 
         Returns:
             What was captured, one phrase for the start-up banner.
@@ -103,6 +107,8 @@ class LayerGroupExecutor:
         if partitioning is not None:
             self._side_by_side = SideBySide(model_runner, partitioning)
             text += f", {self._side_by_side.describe()}"
+        if most_rows > 0:
+            load_kernels(self.model, self.attention.cohort, most_rows, model_runner.device)
         return text
 
     def run(

@@ -179,6 +179,7 @@ class MergedLayerGraphs:
         ):
             torch.cat(parts, out=static[:rows])
         self._out_cache_loc[rows:size].zero_()  # padding writes to the slot that nobody owns
+        self._attention.pad(rows, size)
         if carried is not None:
             for part, activations in zip((ours.rows(0, n), ours.rows(n)), carried, strict=True):
                 part.copy_from(activations)

@@ -48,7 +48,10 @@ class LayeredModelRunner(ModelRunner):
             free = torch.cuda.mem_get_info()[0]
             config = layered_config(self.server_args)
             text = self.layer_groups.capture_graphs(
-                self, config.layered_cuda_graph_max_tokens, self._partitioning(config)
+                self,
+                config.layered_cuda_graph_max_tokens,
+                self._partitioning(config),
+                config.layered_max_prefill_tokens + int(runner.max_bs),
             )
             gigabytes = (free - torch.cuda.mem_get_info()[0]) / 2**30
             self.graphs_text = f"{text} ({gigabytes:.1f} GiB)"

@@ -173,6 +173,8 @@ class LayeredScheduler(Scheduler):
                     launched.layers,
                     seconds,
                     exact=not launched.at_border,
+                    first=launched.first,
+                    last=launched.last,
                 )
         super().process_input_requests(requests)
 
@@ -338,14 +340,15 @@ class LayeredScheduler(Scheduler):
     def _log_launch(self, batch: ScheduleBatch, step: LayerGroupStep | None) -> LaunchedIteration:
         kind = iteration_kind(batch, step)
         self.layered_metrics.count_iteration(kind)
-        predicted, cohort, layers = None, None, 0.0
+        predicted, cohort, layers, first, last = None, None, 0.0, False, False
         if step is not None:
             decode, cohort = step.decode, step.cohort.work
+            first, last = step.is_first, step.is_last
             layers = self._planner.mean_layers(decode, cohort, step.layers)
         else:
             decode = batch_decode_work(batch) if kind == "decode" else DecodeWork()
         if self._log.trace.enabled and decode.requests:
-            predicted = self._planner.predict(decode, cohort, layers)
+            predicted = self._planner.predict(decode, cohort, layers, first, last)
         launched = self._log.launch(
             self.forward_ct + 1, kind, batch, step, decode, layers, predicted
         )
