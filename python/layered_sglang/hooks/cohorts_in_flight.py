@@ -19,7 +19,8 @@ class CohortsInFlight:
     """Owns one scheduler's cohorts from admission until SGLang has them in a batch.
 
     A cohort ends early when nobody waits for it any more (:meth:`drop_aborted`), when the KV pool is
-    full (:meth:`restart`), or when SGLang takes all requests back (:meth:`gather_for_retraction`).
+    full (:meth:`restart`), when the weights change (:meth:`restart_all`), or when SGLang takes all
+    requests back (:meth:`gather_for_retraction`).
 
     Args:
         scheduler: whose cohorts they are; its queue, caches and batches are SGLang's.
@@ -98,11 +99,19 @@ class CohortsInFlight:
 
     # --- restart ----------------------------------------------------------------------------------
 
-    def restart(self, cohort: Cohort, running_batch: ScheduleBatch | None = None) -> None:
+    def restart_all(self, why: str) -> None:
+        """Restart every cohort in flight."""
+        for cohort in list(self.in_flight):
+            self.restart(cohort, why)
+
+    def restart(
+        self, cohort: Cohort, why: str, running_batch: ScheduleBatch | None = None
+    ) -> None:
         """Release a half-computed cohort and put its requests back at the head of the queue.
 
         Args:
             cohort: one in flight.
+            why: for the log.
             running_batch: given when the KV pool ran out: admission then becomes as careful as after
                 SGLang's own retraction.
         """
@@ -114,7 +123,7 @@ class CohortsInFlight:
             len(cohort.reqs),
             cohort.next_layer,
             cohort.num_layers,
-            "generation is paused" if running_batch is None else "the KV cache pool is full",
+            why,
         )
         if s.chunked_req in cohort.reqs:
             s.chunked_req = s._pending_chunked_abort_req = None
@@ -145,8 +154,7 @@ class CohortsInFlight:
         s = self._scheduler
         if s.enable_overlap and s.last_batch:
             s.process_batch_result(*s.result_queue.popleft())
-        for cohort in list(self.in_flight):
-            self.restart(cohort)
+        self.restart_all("generation is paused")
         launched, self.launched = self.launched, None
         last = s.last_batch
         s.last_batch = None

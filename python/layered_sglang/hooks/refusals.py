@@ -117,6 +117,36 @@ REFUSALS: tuple[Refusal, ...] = (
         lambda a: a.enable_torch_compile,
         "compiled forward passes hold all layers",
     ),
+    Refusal(
+        "--model-impl",
+        lambda a: a.model_impl not in ("auto", "sglang"),
+        "layer groups run through SGLang's own model code",
+    ),
+    Refusal(
+        "--offload-group-size",
+        lambda a: a.offload_group_size > 0,
+        "it fetches weights in the order of whole forward passes",
+    ),
+    Refusal(
+        "--kt-weight-path",
+        lambda a: a.kt_weight_path,
+        "it may defer experts to the next layer, and a cohort may stop before that one",
+    ),
+    Refusal(
+        "--enable-attn-tp-input-scattered",
+        lambda a: a.enable_attn_tp_input_scattered,
+        "it scatters a prompt's tokens over ranks for a whole forward pass",
+    ),
+    Refusal(
+        "--enable-mis",
+        lambda a: a.enable_mis,
+        "its attention within a prompt is planned for prompts that do not run beside decode",
+    ),
+    Refusal(
+        "--debug-tensor-dump-output-folder",
+        lambda a: a.debug_tensor_dump_output_folder,
+        "it writes the tensors of whole forward passes",
+    ),
     Refusal("--use-ray", lambda a: a.use_ray, "its scheduler actors are not hooked"),
     Refusal(
         "--smg-grpc-mode", lambda a: a.smg_grpc_mode or a.grpc_mode, "its server is not hooked"

@@ -21,7 +21,14 @@ import time
 from typing import Any
 
 from sglang.srt.environ import envs
-from sglang.srt.managers.io_struct import AbortReq, PauseGenerationReqInput
+from sglang.srt.managers.io_struct import (
+    AbortReq,
+    PauseGenerationReqInput,
+    UpdateWeightFromDiskReqInput,
+    UpdateWeightsFromDistributedReqInput,
+    UpdateWeightsFromIPCReqInput,
+    UpdateWeightsFromTensorReqInput,
+)
 from sglang.srt.managers.schedule_batch import NextBatchPlan, Req, ScheduleBatch
 from sglang.srt.managers.scheduler import Scheduler
 
@@ -53,7 +60,15 @@ from layered_sglang.hooks.views import (
 )
 from layered_sglang.scheduling import Admission, DecodeWork
 from layered_sglang.telemetry.metrics import LayeredMetrics
-from layered_sglang.telemetry.trace import IterationTrace
+from layered_sglang.telemetry.trace import IterationTrace, trace_file
+
+#: After these the layers are others than those that a cohort in flight has passed.
+WEIGHT_UPDATES = (
+    UpdateWeightFromDiskReqInput,
+    UpdateWeightsFromDistributedReqInput,
+    UpdateWeightsFromIPCReqInput,
+    UpdateWeightsFromTensorReqInput,
+)
 
 
 class LayeredScheduler(Scheduler):
@@ -87,7 +102,7 @@ class LayeredScheduler(Scheduler):
         self.layered_metrics = LayeredMetrics(
             reports, self.metrics_collector.labels if reports else {}
         )
-        path = config.layered_trace_file if self.ps.tp_rank == 0 else None
+        path = trace_file(config.layered_trace_file, self.ps.tp_rank, self.ps.dp_rank)
         self._log = IterationLog(IterationTrace(path))
 
     # --- what SGLang's scheduler is made of -------------------------------------------------------
@@ -174,6 +189,8 @@ class LayeredScheduler(Scheduler):
                     seconds,
                     exact=not launched.at_border,
                 )
+        if any(isinstance(request, WEIGHT_UPDATES) for request in requests):
+            self._cohorts.restart_all("the weights change")
         super().process_input_requests(requests)
 
     def _add_request_to_queue(self, req: Req, is_retracted: bool = False) -> None:
@@ -300,7 +317,7 @@ class LayeredScheduler(Scheduler):
         in_flight = self._cohorts.in_flight
         while in_flight and not batch.check_decode_mem(selected_indices=_unfinished(batch)):
             # The youngest gives way first, as when SGLang retracts; its prompt is computed least.
-            self._cohorts.restart(in_flight[-1], batch)
+            self._cohorts.restart(in_flight[-1], "the KV cache pool is full", batch)
         return super().update_running_batch(batch)
 
     def is_fully_idle(self, for_health_check: bool = False) -> bool:
