@@ -29,7 +29,7 @@ ASKED = {
     "--enable-mixed-chunk": {"enable_mixed_chunk": True},
     "--moe-a2a-backend": {"moe_a2a_backend": "deepep"},
     "--elastic-ep-backend": {"elastic_ep_backend": "mooncake"},
-    "--enable-hierarchical-cache": {"enable_hierarchical_cache": True},
+    "--hicache-storage-backend": {"hicache_storage_backend": "file"},
     "--enable-lmcache": {"enable_lmcache": True},
     "--enable-flexkv": {"enable_flexkv": True},
     "--enable-hisparse": {"enable_hisparse": True},

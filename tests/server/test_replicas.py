@@ -19,9 +19,7 @@ def test_each_replica_layers_its_own_prompts(make_model, ask_stock, tmp_path):
     wanted = [answer for (answer,) in ask_stock(ASKED)]
     trace = tmp_path / "trace.jsonl"
     flags = ("--dp", "2", "--num-layer-groups", "8", "--layered-max-prefill-tokens", "1000")
-    command = layered_command(
-        make_model(), free_port(), *flags, "--layered-trace-file", str(trace)
-    )
+    command = layered_command(make_model(), free_port(), *flags, "--layered-trace-file", str(trace))
     with running(command, tmp_path / "server.log", warm=False) as server:
 
         async def ask(session, request, replica):
@@ -30,11 +28,21 @@ def test_each_replica_layers_its_own_prompts(make_model, ask_stock, tmp_path):
                 assert response.status == 200, await response.text()
                 return answer_of(await response.json())
 
+        async def stream(session, replica, begun):
+            body = STREAM.body(None) | {"routed_dp_rank": replica}
+            async with session.post(server.url + "/generate", json=body) as response:
+                async for line in response.content:
+                    if line.startswith(b"data: {"):
+                        last = json.loads(line[6:])
+                        begun.set()
+                return answer_of(last)
+
         async def ask_replica(session, replica):
-            first = asyncio.create_task(ask(session, ASKED[0], replica))
-            await asyncio.sleep(0.4)
-            others = [ask(session, request, replica) for request in ASKED[1:]]
-            return [await first, *await asyncio.gather(*others)]
+            begun = asyncio.Event()
+            first = asyncio.create_task(stream(session, replica, begun))
+            await begun.wait()
+            others = asyncio.gather(*(ask(session, request, replica) for request in ASKED[1:]))
+            return [await first, *await others]
 
         async def ask_both():
             timeout = aiohttp.ClientTimeout(total=300)
@@ -43,6 +51,7 @@ def test_each_replica_layers_its_own_prompts(make_model, ask_stock, tmp_path):
 
         both = asyncio.run(ask_both())
         server.wait_idle()
+    assert server.log.read_text().count("layered prefill is on") == 2
     for answers in both:
         for got, want in zip(answers, wanted, strict=True):
             assert difference(got, want) is None

@@ -132,8 +132,7 @@ class LayerGroupExecutor:
             state.planned = True
         if decode is None:
             planned()
-            out = self.model.run(layers, cohort, state.carried, self.attention.cohort)
-            return IterationLogits(None, self._leave(state, cohort, out))
+            return IterationLogits(None, self._run_cohort(state, layers))
         if self._runs_side_by_side(cohort, decode):
             return self._run_side_by_side(decode, state, layers, planned)
         graphs = self._decode_graphs
@@ -144,7 +143,7 @@ class LayerGroupExecutor:
         planned()
         before = passing.before(layers.start) if layers.start > 0 else None
 
-        out = self._run_active(cohort, rows, state.carried, before, layers)
+        out = self._run_active(state, rows, before, layers)
         n = cohort.input_ids.shape[0]
         if isinstance(out, torch.Tensor):  # both went through the last layer
             logits = self.model.logits(decode, out[n : n + decode.input_ids.shape[0]])
@@ -169,14 +168,17 @@ class LayerGroupExecutor:
         planned: Callable[[], None],
     ) -> IterationLogits:
         """Decode's whole graph on its part of the GPU, the cohort's layer group on the other."""
+        assert self._side_by_side is not None
+        results = self._side_by_side.run(decode, planned, lambda: self._run_cohort(state, layers))
+        return IterationLogits(*results)
+
+    def _run_cohort(self, state: CohortState, layers: LayerGroup) -> LogitsProcessorOutput | None:
+        """The cohort alone through ``layers``."""
         cohort = state.forward_batch
-        assert cohort is not None and self._side_by_side is not None
-
-        def run_cohort() -> LogitsProcessorOutput | None:
+        assert cohort is not None
+        with self.attention.waiting_for(state.loads):
             out = self.model.run(layers, cohort, state.carried, self.attention.cohort)
-            return self._leave(state, cohort, out)
-
-        return IterationLogits(*self._side_by_side.run(decode, planned, run_cohort))
+        return self._leave(state, cohort, out)
 
     def _activate(self, state: CohortState) -> None:
         """Put ``state`` in the place of the cohort that ran before it, if that is another one."""
@@ -189,14 +191,15 @@ class LayerGroupExecutor:
 
     def _run_active(
         self,
-        cohort: ForwardBatch,
+        state: CohortState,
         decode: ForwardBatch,
-        carried: CarriedRows | None,
         before: CarriedRows | None,
         layers: LayerGroup,
     ) -> CarriedRows | torch.Tensor:
         """The active layer group: cohort rows, then decode rows, through ``layers``."""
-        self.attention.set_rows(cohort, decode)
+        cohort, carried = state.forward_batch, state.carried
+        assert cohort is not None
+        self.attention.set_rows(cohort, decode, state.loads)
         try:
             graphs = self._merged_graphs
             if graphs is not None and graphs.fits(cohort, decode):

@@ -34,13 +34,37 @@ class MixedAttention(AttentionBackend):
         self.req_to_token_pool = cohort.req_to_token_pool
         self._cohort_rows: ForwardBatch | None = None
         self._decode_rows: ForwardBatch | None = None
+        self._loads = -1
         self._capturing = False
         # Called while a breakable graph is captured, it ends one graph, and after it the next begins.
         self._attend_between_graphs = eager_on_graph(True)(self._attend)
 
-    def set_rows(self, cohort: ForwardBatch | None, decode: ForwardBatch | None) -> None:
-        """Name the two parts of the merged batch; both ``None`` lets go of them afterwards."""
-        self._cohort_rows, self._decode_rows = cohort, decode
+    def set_rows(
+        self, cohort: ForwardBatch | None, decode: ForwardBatch | None, loads: int = -1
+    ) -> None:
+        """Name the two parts of the merged batch; both ``None`` lets go of them afterwards.
+
+        Args:
+            loads: those that the cohort's cached prefix waits for (``CohortState.loads``).
+        """
+        self._cohort_rows, self._decode_rows, self._loads = cohort, decode, loads
+
+    @contextmanager
+    def waiting_for(self, loads: int) -> Iterator[None]:
+        """Within it who reads a layer's cache waits for that layer of ``loads``, on the GPU.
+
+        Only the cohort's rows do: those that decode have their keys, and an iteration with a cohort
+        would otherwise last as long as the load of its whole prefix.
+        """
+        counter = getattr(self.token_to_kv_pool, "layer_transfer_counter", None)
+        if counter is None or loads < 0:
+            yield
+            return
+        counter.set_consumer(loads)
+        try:
+            yield
+        finally:
+            counter.set_consumer(-1)
 
     @contextmanager
     def capturing(self) -> Iterator[None]:
@@ -86,22 +110,24 @@ class MixedAttention(AttentionBackend):
         cohort, decode = self._cohort_rows, self._decode_rows
         assert cohort is not None and decode is not None
         start = 0
-        for backend, rows in ((self.cohort, cohort), (self.decode, decode)):
+        parts = ((self.cohort, cohort, self._loads), (self.decode, decode, -1))
+        for backend, rows, loads in parts:
             end = start + rows.input_ids.shape[0]
             part = slice(start, end)
             own = {
                 name: value[part] if name in PER_TOKEN and value is not None else value
                 for name, value in kwargs.items()
             }
-            result = backend.forward(
-                q[part],
-                None if k is None else k[part],
-                None if v is None else v[part],
-                layer,
-                rows,
-                save_kv_cache,
-                **own,
-            )
+            with self.waiting_for(loads):
+                result = backend.forward(
+                    q[part],
+                    None if k is None else k[part],
+                    None if v is None else v[part],
+                    layer,
+                    rows,
+                    save_kv_cache,
+                    **own,
+                )
             out[part] = result.view(end - start, -1)
             start = end
         if start < out.shape[0]:

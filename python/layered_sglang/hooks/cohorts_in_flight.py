@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import nullcontext
 from typing import Any
 
 from sglang.srt.disaggregation.utils import prepare_abort
@@ -57,8 +58,22 @@ class CohortsInFlight:
         self.changed = True
 
     def _drop(self, cohort: Cohort) -> None:
+        self.finish_loads(cohort)
         self.remove(cohort)
         cohort.state.drop()
+
+    def finish_loads(self, cohort: Cohort) -> None:
+        """Let the forwards from now on wait for what is loaded from the host cache for ``cohort``.
+
+        Its own layer groups wait layer by layer. To be called where others may run first, whose
+        cached prefix may be the same: the radix tree has it already.
+        """
+        s, loads = self._scheduler, cohort.batch.hicache_consumer_index
+        if not s.enable_hierarchical_cache or loads < 0:
+            return
+        counter = s.tree_cache.cache_controller.layer_done_counter
+        with s.forward_stream_ctx if s.enable_overlap else nullcontext():
+            counter.events[loads].wait(counter.num_layers - 1)
 
     # --- abort ------------------------------------------------------------------------------------
 
@@ -104,9 +119,7 @@ class CohortsInFlight:
         for cohort in list(self.in_flight):
             self.restart(cohort, why)
 
-    def restart(
-        self, cohort: Cohort, why: str, running_batch: ScheduleBatch | None = None
-    ) -> None:
+    def restart(self, cohort: Cohort, why: str, running_batch: ScheduleBatch | None = None) -> None:
         """Release a half-computed cohort and put its requests back at the head of the queue.
 
         Args:

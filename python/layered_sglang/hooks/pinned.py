@@ -98,6 +98,9 @@ PINNED: dict[str, str] = {
     f"{_BATCH}:ScheduleBatch.check_decode_mem": "selected_indices",
     f"{_BATCH}:release_req": "req remaing_req_count server_args req_to_token_pool "
     "token_to_kv_pool_allocator tree_cache hisparse_coordinator offload_kv",
+    "sglang.srt.managers.tp_worker:TpModelWorker.set_hicache_consumer": "consumer_index",
+    "sglang.srt.managers.cache_controller:LayerDoneCounter.set_consumer": "index",
+    "sglang.srt.managers.cache_controller:LayerLoadingEvent.wait": "layer_index",
     "sglang.srt.mem_cache.common:release_kv_cache": "req tree_cache is_insert",
     "sglang.srt.disaggregation.utils:prepare_abort": "req error_message status_code",
     "sglang.srt.distributed:moe_expert_parallel_all_reduce": "input_",

@@ -89,9 +89,9 @@ REFUSALS: tuple[Refusal, ...] = (
         "--elastic-ep-backend", lambda a: a.elastic_ep_backend, "ranks may leave during a cohort"
     ),
     Refusal(
-        "--enable-hierarchical-cache",
-        lambda a: a.enable_hierarchical_cache,
-        "its layer-by-layer loads expect one forward pass per prompt",
+        "--hicache-storage-backend",
+        lambda a: a.hicache_storage_backend is not None,
+        "admission skips prompts while their KV is fetched, and the planner does not know which",
     ),
     Refusal("--enable-lmcache", lambda a: a.enable_lmcache, "it stores KV per forward pass"),
     Refusal("--enable-flexkv", lambda a: a.enable_flexkv, "it stores KV per forward pass"),

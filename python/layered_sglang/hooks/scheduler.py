@@ -17,6 +17,7 @@ Scheduler state added here, and who clears it:
 
 from __future__ import annotations
 
+import logging
 import time
 from typing import Any
 
@@ -58,9 +59,13 @@ from layered_sglang.hooks.views import (
     itl_target,
     strictest_target,
 )
+from layered_sglang.moe.library import native_status
 from layered_sglang.scheduling import Admission, DecodeWork
+from layered_sglang.telemetry.banner import banner
 from layered_sglang.telemetry.metrics import LayeredMetrics
 from layered_sglang.telemetry.trace import IterationTrace, trace_file
+
+logger = logging.getLogger(__name__)
 
 #: After these the layers are others than those that a cohort in flight has passed.
 WEIGHT_UPDATES = (
@@ -147,6 +152,8 @@ class LayeredScheduler(Scheduler):
             "memory": runner.describe_memory(),
             "cost_model": describe_cost_model(self._planner, runner, self._gpu_name()),
         }
+        if self.server_args.dp_size > 1 and self.ps.tp_rank == 0:
+            logger.info(banner(layered_config(self.server_args), info, native_status().describe()))
         return info
 
     def get_internal_state(self, recv_req: Any) -> Any:
@@ -243,6 +250,7 @@ class LayeredScheduler(Scheduler):
     def get_new_batch_prefill(self, running_batch: ScheduleBatch) -> NextBatchPlan:
         nothing = NextBatchPlan(batch_to_run=None, running_batch=running_batch)
         if self._cohorts.in_flight and not self._may_overtake(running_batch):
+            self._free_what_the_host_cache_has()
             return nothing
         # A long prompt between chunks is work to plan, too: its next chunk has to keep the target.
         work = bool(self.waiting_queue) or self.chunked_req is not None
@@ -258,7 +266,10 @@ class LayeredScheduler(Scheduler):
             self._cohorts.changed = False
             admission = self._planner.admit(view)
             if admission is None:
+                self._free_what_the_host_cache_has()
                 return nothing
+            for cohort in self._cohorts.in_flight:
+                self._cohorts.finish_loads(cohort)
             with self._gate.offer(admission, waiting):
                 plan = super().get_new_batch_prefill(running_batch)
             if admission.overtakes and plan.batch_to_run is not None:
@@ -280,6 +291,11 @@ class LayeredScheduler(Scheduler):
         self.layered_metrics.count("layered_tokens", cohort.tokens)
         self.layered_metrics.count("chunked_tokens", cohort.chunk_tokens)
         return NextBatchPlan(batch_to_run=None, running_batch=plan.running_batch)
+
+    def _free_what_the_host_cache_has(self) -> None:
+        """What SGLang's admission begins with: unlock what was written to the host or loaded."""
+        if self.enable_hierarchical_cache:
+            self.tree_cache.check_hicache_events()
 
     def _may_overtake(self, running_batch: ScheduleBatch) -> bool:
         """Whether to ask the planner for prompts that pass the cohort in flight. Not when nothing has

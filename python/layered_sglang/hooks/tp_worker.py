@@ -51,6 +51,7 @@ class LayeredTpWorker(TpModelWorker):
         else:
             rows = self._inputs(batch)
         rows.layer_group_step = step
+        self.set_hicache_consumer(-1)  # the cohort's rows alone wait, and the executor sees to it
         try:
             result = super().forward_batch_generation(None, forward_batch=rows)
         finally:
@@ -84,6 +85,7 @@ class LayeredTpWorker(TpModelWorker):
                 batch.input_ids = batch.prefill_input_ids_cpu.to(batch.device, non_blocking=True)
                 batch.prefill_input_ids_cpu = None
             state.forward_batch = self._inputs(batch)
+            state.loads = batch.hicache_consumer_index
         return state.forward_batch
 
     def _first_tokens(self, cohort: Cohort, logits: Any) -> GenerationBatchResult:
