@@ -21,7 +21,7 @@ ASKED = {
     "--moe-dp-size": {"moe_dp_size": 2},
     "--enable-pdmux": {"enable_pdmux": True},
     "--disaggregation-mode": {"disaggregation_mode": "prefill"},
-    "--enable-lora": {"enable_lora": True},
+    "--enable-lora-overlap-loading": {"enable_lora_overlap_loading": True},
     "--enable-two-batch-overlap": {"enable_two_batch_overlap": True},
     "--enable-single-batch-overlap": {"enable_single_batch_overlap": True},
     "--is-embedding": {"is_embedding": True},
@@ -111,6 +111,13 @@ def test_latent_attention_on_a_backend_that_does_not_mix(plain_args):
     ) as e:
         start("DeepseekV3ForCausalLM", "fa3", "trtllm_mla")
     assert "use --attention-backend fa3 or triton" in str(e.value)
+
+
+def test_adapters_with_latent_attention(plain_args):
+    args = server_args(plain_args, "DeepseekV3ForCausalLM", enable_lora=True)
+    with pytest.raises(ConfigError, match="--enable-lora and latent attention"):
+        refusals.refuse_unsupported(args, LayeredConfig())
+    refusals.refuse_unsupported(server_args(plain_args, enable_lora=True), LayeredConfig())
 
 
 def test_unknown_architecture_names_the_supported_ones(plain_args):

@@ -49,7 +49,8 @@ class LayerGroupExecutor:
     """
 
     def __init__(self, model_runner: ModelRunner, architecture: Architecture) -> None:
-        self.model = LayerRangeModel(model_runner.model, architecture)
+        adapters = model_runner.lora_manager if model_runner.server_args.enable_lora else None
+        self.model = LayerRangeModel(model_runner.model, architecture, adapters)
         self.attention = MixedAttention(
             cohort=model_runner._get_attention_backend(init_new_workspace=True),
             decode=model_runner._get_attention_backend(init_new_workspace=True),
@@ -244,7 +245,21 @@ def merge_inputs(
         positions=torch.cat((cohort.positions, decode.positions)),
         out_cache_loc=torch.cat((cohort.out_cache_loc, decode.out_cache_loc)),
     )
+    if cohort.lora_ids is not None:
+        _merge_adapters(merged, cohort, decode)
     merged.num_token_non_padded_cpu = merged.input_ids.shape[0]
     if cohort.num_token_non_padded is not None:
         merged.num_token_non_padded = cohort.num_token_non_padded + decode.num_token_non_padded
     return merged
+
+
+def _merge_adapters(merged: ForwardBatch, cohort: ForwardBatch, decode: ForwardBatch) -> None:
+    """Which adapter each request of ``merged`` has, and how many rows: to SGLang's LoRA manager a
+    request that decodes is a prompt of one token."""
+    ones = [1] * decode.batch_size
+    merged.lora_ids = [*cohort.lora_ids, *decode.lora_ids]
+    merged.batch_size = cohort.batch_size + decode.batch_size
+    merged.extend_seq_lens_cpu = [*cohort.extend_seq_lens_cpu, *ones]
+    merged.extend_seq_lens = torch.cat(
+        (cohort.extend_seq_lens, cohort.extend_seq_lens.new_ones(decode.batch_size))
+    )

@@ -29,6 +29,7 @@ from layered_sglang.scheduling import LayerGroup
 if TYPE_CHECKING:
     from sglang.srt.layers.attention.base_attn_backend import AttentionBackend
     from sglang.srt.layers.logits_processor import LogitsProcessorOutput
+    from sglang.srt.lora.lora_manager import LoRAManager
     from sglang.srt.model_executor.forward_batch_info import ForwardBatch
 
 
@@ -69,12 +70,20 @@ class LayerRangeModel:
     Args:
         model: SGLang's ``…ForCausalLM``.
         architecture: its registry entry.
+        adapters: SGLang's LoRA manager, if the server has adapters. It holds those of one batch's rows
+            at a time, so it is told of the rows before each range.
     """
 
-    def __init__(self, model: torch.nn.Module, architecture: Architecture) -> None:
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        architecture: Architecture,
+        adapters: LoRAManager | None = None,
+    ) -> None:
         self._model: Any = model
         self._stack: Any = getattr(model, architecture.stack)
         self.architecture = architecture
+        self._adapters = adapters
         self.num_layers = len(self._stack.layers)
         whole = (self._stack.start_layer, self._stack.end_layer)
         if whole != (0, self.num_layers):
@@ -100,6 +109,7 @@ class LayerRangeModel:
             The carried rows after ``layers.end - 1``, or, after the model's last layer, the normed
             hidden states ``[tokens, hidden_size]``.
         """
+        self._prepare_adapters(rows)
         proxy = None
         if carried is not None:
             proxy = PPProxyTensors({"hidden_states": carried.hidden, "residual": carried.residual})
@@ -112,7 +122,12 @@ class LayerRangeModel:
     def logits(self, rows: ForwardBatch, hidden: torch.Tensor) -> LogitsProcessorOutput:
         """SGLang's logits (and prompt logprobs) of normed hidden states ``[tokens, hidden_size]``."""
         model = self._model
+        self._prepare_adapters(rows)
         return model.logits_processor(rows.input_ids, hidden, model.lm_head, rows)
+
+    def _prepare_adapters(self, rows: ForwardBatch) -> None:
+        if self._adapters is not None:
+            self._adapters.prepare_lora_batch(rows)
 
     @contextmanager
     def _as_stage(self, layers: LayerGroup) -> Iterator[None]:

@@ -57,9 +57,9 @@ REFUSALS: tuple[Refusal, ...] = (
         "a prefill-only or decode-only instance has nothing to run side by side",
     ),
     Refusal(
-        "--enable-lora",
-        lambda a: a.enable_lora or a.lora_paths,
-        "adapters are chosen per batch, and the merged batch mixes two",
+        "--enable-lora-overlap-loading",
+        lambda a: a.enable_lora_overlap_loading,
+        "it loads adapters without knowing those of the prompts that are half computed",
     ),
     Refusal(
         "--enable-two-batch-overlap",
@@ -184,6 +184,11 @@ def _refuse_model(server_args: ServerArgs, layered: LayeredConfig) -> None:
     names = list(model.hf_config.architectures or ["a model without an architecture"])
     if architecture_of(names).latent:
         _refuse_attention_backends(server_args)
+        if server_args.enable_lora or server_args.lora_paths:
+            raise ConfigError(
+                "layered prefill does not work with --enable-lora and latent attention yet: adapters "
+                f"differ between prompt and decode rows, which run as one batch; {WAY_ON}"
+            )
     for what, present in (
         ("multimodal prompts", model.is_multimodal),
         ("encoder-decoder models", model.is_encoder_decoder),

@@ -313,6 +313,11 @@ class LayeredScheduler(Scheduler):
         in_flight = sum(len(cohort.reqs) for cohort in self._cohorts.in_flight)
         return super().get_num_allocatable_reqs(running_bs + in_flight)
 
+    def _can_schedule_lora_req(self, req: Req, running_loras: set[str | None]) -> bool:
+        """Whether there is room for the adapter of ``req`` beside those of others, cohorts included."""
+        cohorts = {other.lora_id for other in self._cohorts.holders()}
+        return super()._can_schedule_lora_req(req, running_loras | cohorts)
+
     def _admits_cohort(self, plan: NextBatchPlan) -> bool:
         """Whether the prefill batch of ``plan`` should advance by layer groups beside decode.
 
@@ -354,7 +359,10 @@ class LayeredScheduler(Scheduler):
         if step is None:
             return super().run_batch(batch, *args, **kwargs)
         self.layered_metrics.count("layer_groups")
-        self.tp_worker.cohort_inputs(step.cohort)
+        if (
+            not self.enable_lora
+        ):  # adapters are loaded on the forward stream, or decode might lose its own
+            self.tp_worker.cohort_inputs(step.cohort)
         batch.layer_group_step = step
         try:
             result = super().run_batch(batch, *args, **kwargs)

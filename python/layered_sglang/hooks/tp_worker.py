@@ -50,6 +50,8 @@ class LayeredTpWorker(TpModelWorker):
             rows.sampling_info = _with_grammars(batch.sampling_info, batch)
         else:
             rows = self._inputs(batch)
+        if rows.lora_ids is not None:
+            self._load_adapters(rows, cohort_rows)
         rows.layer_group_step = step
         self.set_hicache_consumer(-1)  # the cohort's rows alone wait, and the executor sees to it
         try:
@@ -68,6 +70,15 @@ class LayeredTpWorker(TpModelWorker):
         return ForwardBatch.init_new(
             batch, self.model_runner, return_hidden_states_before_norm=False
         )
+
+    def _load_adapters(self, *batches: ForwardBatch) -> None:
+        """Have the adapters of all ``batches`` in memory; the first one's may be read by a graph.
+
+        Building one batch's inputs may have taken the place of the other's adapters.
+        """
+        manager = self.model_runner.lora_manager
+        manager.fetch_new_loras({name for batch in batches for name in batch.lora_ids})
+        manager.prepare_lora_batch(batches[0])
 
     def cohort_inputs(self, cohort: Cohort) -> ForwardBatch:
         """The cohort's forward batch, made once.

@@ -52,6 +52,7 @@ class PortableCpuPlatform(CpuDeviceMixin, SRTPlatform):
 
         from sglang.srt.layers.attention.attention_registry import register_attention_backend
 
+        from layered_sglang.platforms.adapters import leave_adapters_unpinned
         from layered_sglang.platforms.host_cache import build_host_pools
         from layered_sglang.platforms.kv_pools import build_windowed_pools
         from layered_sglang.platforms.torch_attention import TorchAttention
@@ -60,6 +61,7 @@ class PortableCpuPlatform(CpuDeviceMixin, SRTPlatform):
         register_attention_backend("torch_native")(TorchAttention)
         build_windowed_pools()
         build_host_pools()
+        leave_adapters_unpinned()
         replace_triton_kernels()
 
     def get_default_attention_backend(self) -> str:
