@@ -27,4 +27,4 @@ def leave_adapters_unpinned() -> None:
 
     for module in (layers, torch_backend):
         module.torch = _Unpinned()
-    torch.Tensor.pin_memory = lambda tensor, *_, **__: tensor  # type: ignore[method-assign]
+    torch.Tensor.pin_memory = lambda tensor, *_, **__: tensor
