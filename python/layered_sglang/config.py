@@ -107,7 +107,8 @@ class LayeredConfig:
     )
     layered_trace_file: str | None = _flag(
         None,
-        "Append one JSON line per iteration: who ran which layers when (either schedule).",
+        "Append one JSON line per iteration: who ran which layers when (either schedule). With --dp, "
+        "replica N after the first appends to FILE.dpN.",
         type=str,
         metavar="FILE",
     )

@@ -126,6 +126,8 @@ def _say_what_serves(server_args: ServerArgs) -> None:
     from layered_sglang.telemetry.banner import banner
 
     info = http_server.get_global_state().scheduler_info
+    if server_args.dp_size > 1:
+        return  # what replicas say of themselves stops at SGLang's balancer: each has logged it
     logger.info(banner(layered_config(server_args), info, native_status().describe()))
 
 

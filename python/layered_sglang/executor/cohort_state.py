@@ -55,11 +55,14 @@ class CohortState:
         forward_batch: inputs of the whole prompt pass, built before the first layer group.
         planned: whether the attention backend holds this cohort's metadata.
         carried: activations after the last layer run; ``None`` before layer 0 and after the end.
+        loads: number of the loads from SGLang's host KV cache that bring its cached prefix, layer by
+            layer; -1: it needs none.
     """
 
     forward_batch: ForwardBatch | None = None
     planned: bool = False
     carried: CarriedRows | None = None
+    loads: int = -1
 
     def park(self) -> None:
         """Make way for another cohort: own what may lie in rows and metadata that cohorts share."""

@@ -50,7 +50,8 @@ class LayerGroupExecutor:
     """
 
     def __init__(self, model_runner: ModelRunner, architecture: Architecture) -> None:
-        self.model = LayerRangeModel(model_runner.model, architecture)
+        adapters = model_runner.lora_manager if model_runner.server_args.enable_lora else None
+        self.model = LayerRangeModel(model_runner.model, architecture, adapters)
         self.attention = MixedAttention(
             cohort=model_runner._get_attention_backend(init_new_workspace=True),
             decode=model_runner._get_attention_backend(init_new_workspace=True),
@@ -138,8 +139,7 @@ class LayerGroupExecutor:
             state.planned = True
         if decode is None:
             planned()
-            out = self.model.run(layers, cohort, state.carried, self.attention.cohort)
-            return IterationLogits(None, self._leave(state, cohort, out))
+            return IterationLogits(None, self._run_cohort(state, layers))
         if self._runs_side_by_side(cohort, decode):
             return self._run_side_by_side(decode, state, layers, planned)
         graphs = self._decode_graphs
@@ -150,7 +150,7 @@ class LayerGroupExecutor:
         planned()
         before = passing.before(layers.start) if layers.start > 0 else None
 
-        out = self._run_active(cohort, rows, state.carried, before, layers)
+        out = self._run_active(state, rows, before, layers)
         n = cohort.input_ids.shape[0]
         if isinstance(out, torch.Tensor):  # both went through the last layer
             logits = self.model.logits(decode, out[n : n + decode.input_ids.shape[0]])
@@ -175,14 +175,17 @@ class LayerGroupExecutor:
         planned: Callable[[], None],
     ) -> IterationLogits:
         """Decode's whole graph on its part of the GPU, the cohort's layer group on the other."""
+        assert self._side_by_side is not None
+        results = self._side_by_side.run(decode, planned, lambda: self._run_cohort(state, layers))
+        return IterationLogits(*results)
+
+    def _run_cohort(self, state: CohortState, layers: LayerGroup) -> LogitsProcessorOutput | None:
+        """The cohort alone through ``layers``."""
         cohort = state.forward_batch
-        assert cohort is not None and self._side_by_side is not None
-
-        def run_cohort() -> LogitsProcessorOutput | None:
+        assert cohort is not None
+        with self.attention.waiting_for(state.loads):
             out = self.model.run(layers, cohort, state.carried, self.attention.cohort)
-            return self._leave(state, cohort, out)
-
-        return IterationLogits(*self._side_by_side.run(decode, planned, run_cohort))
+        return self._leave(state, cohort, out)
 
     def _activate(self, state: CohortState) -> None:
         """Put ``state`` in the place of the cohort that ran before it, if that is another one."""
@@ -195,14 +198,15 @@ class LayerGroupExecutor:
 
     def _run_active(
         self,
-        cohort: ForwardBatch,
+        state: CohortState,
         decode: ForwardBatch,
-        carried: CarriedRows | None,
         before: CarriedRows | None,
         layers: LayerGroup,
     ) -> CarriedRows | torch.Tensor:
         """The active layer group: cohort rows, then decode rows, through ``layers``."""
-        self.attention.set_rows(cohort, decode)
+        cohort, carried = state.forward_batch, state.carried
+        assert cohort is not None
+        self.attention.set_rows(cohort, decode, state.loads)
         try:
             graphs = self._merged_graphs
             if graphs is not None and graphs.fits(cohort, decode):
@@ -247,7 +251,21 @@ def merge_inputs(
         positions=torch.cat((cohort.positions, decode.positions)),
         out_cache_loc=torch.cat((cohort.out_cache_loc, decode.out_cache_loc)),
     )
+    if cohort.lora_ids is not None:
+        _merge_adapters(merged, cohort, decode)
     merged.num_token_non_padded_cpu = merged.input_ids.shape[0]
     if cohort.num_token_non_padded is not None:
         merged.num_token_non_padded = cohort.num_token_non_padded + decode.num_token_non_padded
     return merged
+
+
+def _merge_adapters(merged: ForwardBatch, cohort: ForwardBatch, decode: ForwardBatch) -> None:
+    """Which adapter each request of ``merged`` has, and how many rows: to SGLang's LoRA manager a
+    request that decodes is a prompt of one token."""
+    ones = [1] * decode.batch_size
+    merged.lora_ids = [*cohort.lora_ids, *decode.lora_ids]
+    merged.batch_size = cohort.batch_size + decode.batch_size
+    merged.extend_seq_lens_cpu = [*cohort.extend_seq_lens_cpu, *ones]
+    merged.extend_seq_lens = torch.cat(
+        (cohort.extend_seq_lens, cohort.extend_seq_lens.new_ones(decode.batch_size))
+    )

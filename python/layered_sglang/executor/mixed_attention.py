@@ -7,7 +7,7 @@ the parts, their views of tensors that graphs keep at one address, the zeros beh
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -25,12 +25,14 @@ PER_TOKEN = ("q_rope", "k_rope")
 
 
 class Part(NamedTuple):
-    """Rows ``start … end - 1`` of a merged batch, and who attends for them."""
+    """Rows ``start … end - 1`` of a merged batch, who attends for them, and the loads of cached keys that
+    they wait for (−1: none)."""
 
     backend: AttentionBackend
     rows: ForwardBatch
     start: int
     end: int
+    loads: int = -1
 
 
 class MixedAttention(AttentionBackend):
@@ -56,8 +58,14 @@ class MixedAttention(AttentionBackend):
         # Called while a breakable graph is captured, it ends one graph, and after it the next begins.
         self._attend_between_graphs = eager_on_graph(True)(self._attend)
 
-    def set_rows(self, cohort: ForwardBatch | None, decode: ForwardBatch | None) -> None:
-        """Name the two parts of the merged batch; both ``None`` lets go of them afterwards."""
+    def set_rows(
+        self, cohort: ForwardBatch | None, decode: ForwardBatch | None, loads: int = -1
+    ) -> None:
+        """Name the two parts of the merged batch; both ``None`` lets go of them afterwards.
+
+        Args:
+            loads: those that the cohort's cached prefix waits for (``CohortState.loads``).
+        """
         for part in self._parts:
             part.rows._attn_output = None
         self._views.clear()
@@ -66,7 +74,10 @@ class MixedAttention(AttentionBackend):
             return
         border = cohort.input_ids.shape[0]
         end = border + decode.input_ids.shape[0]
-        self._parts = (Part(self.cohort, cohort, 0, border), Part(self.decode, decode, border, end))
+        self._parts = (
+            Part(self.cohort, cohort, 0, border, loads),
+            Part(self.decode, decode, border, end),
+        )
 
     def pad(self, end: int, size: int) -> None:
         """Rows ``end … size - 1`` of the graphs that are replayed next are padding. Nothing but this
@@ -74,6 +85,23 @@ class MixedAttention(AttentionBackend):
         if end < size:
             for out in self._outputs.values():
                 out[end:size].zero_()
+
+    @contextmanager
+    def waiting_for(self, loads: int) -> Iterator[None]:
+        """Within it who reads a layer's cache waits for that layer of ``loads``, on the GPU.
+
+        Only the cohort's rows do: those that decode have their keys, and an iteration with a cohort
+        would otherwise last as long as the load of its whole prefix.
+        """
+        counter = getattr(self.token_to_kv_pool, "layer_transfer_counter", None)
+        if counter is None or loads < 0:
+            yield
+            return
+        counter.set_consumer(loads)
+        try:
+            yield
+        finally:
+            counter.set_consumer(-1)
 
     @contextmanager
     def capturing(self) -> Iterator[None]:
@@ -178,7 +206,7 @@ class MixedAttention(AttentionBackend):
         assert self._parts
         outs, qs, ks, vs = map(self._cut, (out, q, k, v), places or (None,) * 4)
         target: Any
-        for i, (backend, rows, start, end) in enumerate(self._parts):
+        for i, (backend, rows, start, end, loads) in enumerate(self._parts):
             own = kwargs
             if kwargs:
                 own = {
@@ -187,7 +215,8 @@ class MixedAttention(AttentionBackend):
                 }
             target = outs[i]
             rows._attn_output = target  # some backends write right there
-            result = backend.forward(qs[i], ks[i], vs[i], layer, rows, save_kv_cache, **own)
+            with self.waiting_for(loads) if loads >= 0 else nullcontext():
+                result = backend.forward(qs[i], ks[i], vs[i], layer, rows, save_kv_cache, **own)
             if result.data_ptr() != target.data_ptr():
                 target.copy_(result.view(target.shape))
         if places is None and end < out.shape[0]:

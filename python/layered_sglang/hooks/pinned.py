@@ -42,6 +42,9 @@ PINNED: dict[str, str] = {
     f"{_SCHEDULER}.get_next_batch_to_run": "running_batch last_batch",
     f"{_SCHEDULER}.get_new_batch_prefill": "running_batch",
     f"{_SCHEDULER}.update_running_batch": "batch",
+    f"{_SCHEDULER}._can_schedule_lora_req": "req running_loras",
+    "sglang.srt.lora.lora_manager:LoRAManager.prepare_lora_batch": "forward_batch",
+    "sglang.srt.lora.lora_manager:LoRAManager.fetch_new_loras": "new_loras running_loras",
     f"{_SCHEDULER}.is_fully_idle": "for_health_check",
     f"{_SCHEDULER}.run_batch": "batch pp_proxy_tensors",
     f"{_SCHEDULER}.process_batch_result": "batch result",
@@ -99,8 +102,13 @@ PINNED: dict[str, str] = {
     f"{_BATCH}:ScheduleBatch.check_decode_mem": "selected_indices",
     f"{_BATCH}:release_req": "req remaing_req_count server_args req_to_token_pool "
     "token_to_kv_pool_allocator tree_cache hisparse_coordinator offload_kv",
+    "sglang.srt.managers.tp_worker:TpModelWorker.set_hicache_consumer": "consumer_index",
+    "sglang.srt.managers.cache_controller:LayerDoneCounter.set_consumer": "index",
+    "sglang.srt.managers.cache_controller:LayerLoadingEvent.wait": "layer_index",
     "sglang.srt.mem_cache.common:release_kv_cache": "req tree_cache is_insert",
     "sglang.srt.disaggregation.utils:prepare_abort": "req error_message status_code",
+    "sglang.srt.distributed:moe_expert_parallel_all_reduce": "input_",
+    "sglang.srt.distributed:moe_tensor_model_parallel_all_reduce": "input_",
     "sglang.srt.model_executor.forward_batch_info:ForwardBatch.init_new": "batch model_runner "
     "capture_hidden_mode return_hidden_states_before_norm",
     "sglang.srt.server_args:ServerArgs.add_cli_args": "parser",

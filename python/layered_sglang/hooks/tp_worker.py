@@ -50,7 +50,10 @@ class LayeredTpWorker(TpModelWorker):
             rows.sampling_info = _with_grammars(batch.sampling_info, batch)
         else:
             rows = self._inputs(batch)
+        if rows.lora_ids is not None:
+            self._load_adapters(rows, cohort_rows)
         rows.layer_group_step = step
+        self.set_hicache_consumer(-1)  # the cohort's rows alone wait, and the executor sees to it
         try:
             result = super().forward_batch_generation(None, forward_batch=rows)
         finally:
@@ -68,6 +71,15 @@ class LayeredTpWorker(TpModelWorker):
             batch, self.model_runner, return_hidden_states_before_norm=False
         )
 
+    def _load_adapters(self, *batches: ForwardBatch) -> None:
+        """Have the adapters of all ``batches`` in memory; the first one's may be read by a graph.
+
+        Building one batch's inputs may have taken the place of the other's adapters.
+        """
+        manager = self.model_runner.lora_manager
+        manager.fetch_new_loras({name for batch in batches for name in batch.lora_ids})
+        manager.prepare_lora_batch(batches[0])
+
     def cohort_inputs(self, cohort: Cohort) -> ForwardBatch:
         """The cohort's forward batch, made once.
 
@@ -84,6 +96,7 @@ class LayeredTpWorker(TpModelWorker):
                 batch.input_ids = batch.prefill_input_ids_cpu.to(batch.device, non_blocking=True)
                 batch.prefill_input_ids_cpu = None
             state.forward_batch = self._inputs(batch)
+            state.loads = batch.hicache_consumer_index
         return state.forward_batch
 
     def _first_tokens(self, cohort: Cohort, logits: Any) -> GenerationBatchResult:
