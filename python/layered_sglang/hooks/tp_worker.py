@@ -62,8 +62,8 @@ class LayeredTpWorker(TpModelWorker):
             result.cohort_result = self._first_tokens(cohort, rows.cohort_logits)
         # The cohort's device tensors were made on the schedule stream: hold them, like SGLang holds
         # the decode batch's, until this forward is surely over.
-        kept = [getattr(cohort.batch, f.name) for f in dataclasses.fields(cohort.batch)]
-        result.extra_keep_alive_refs = [*(result.extra_keep_alive_refs or ()), cohort_rows, kept]
+        held = cohort_rows, cohort.state.inputs
+        result.extra_keep_alive_refs = [*(result.extra_keep_alive_refs or ()), *held]
         return result
 
     def _inputs(self, batch: ScheduleBatch) -> ForwardBatch:
@@ -97,6 +97,7 @@ class LayeredTpWorker(TpModelWorker):
                 batch.prefill_input_ids_cpu = None
             state.forward_batch = self._inputs(batch)
             state.loads = batch.hicache_consumer_index
+            state.inputs = [getattr(batch, f.name) for f in dataclasses.fields(batch)]
         return state.forward_batch
 
     def _first_tokens(self, cohort: Cohort, logits: Any) -> GenerationBatchResult:

@@ -145,6 +145,8 @@ class IterationTime:
 
     def scaled(self, base: float, per_layer: float) -> IterationTime:
         """Its constant parts times ``base``, its slopes times ``per_layer``."""
+        if base == per_layer == 1.0:
+            return self
         return IterationTime(
             self.device * base,
             self.device_per_layer * per_layer,
