@@ -50,7 +50,7 @@ class LayeredTpWorker(TpModelWorker):
             rows.sampling_info = _with_grammars(batch.sampling_info, batch)
         else:
             rows = self._inputs(batch)
-        if rows.lora_ids is not None:
+        if self.server_args.enable_lora:
             self._load_adapters(rows, cohort_rows)
         rows.layer_group_step = step
         self.set_hicache_consumer(-1)  # the cohort's rows alone wait, and the executor sees to it
@@ -77,7 +77,7 @@ class LayeredTpWorker(TpModelWorker):
         Building one batch's inputs may have taken the place of the other's adapters.
         """
         manager = self.model_runner.lora_manager
-        manager.fetch_new_loras({name for batch in batches for name in batch.lora_ids})
+        manager.fetch_new_loras({name for batch in batches for name in batch.lora_ids or ()})
         manager.prepare_lora_batch(batches[0])
 
     def cohort_inputs(self, cohort: Cohort) -> ForwardBatch:
