@@ -14,7 +14,7 @@
 #     plan        bench_expert_plan.py and its microbenchmark
 #     ncu         tensor pipe, shared memory, L2 and stalls of the two GEMMs at 4096 tokens
 #     models      answers of gpt-oss, DeepSeek and fp8 checkpoints, layered against stock SGLang
-#                 (small random models; needs SGLang; 2 minutes each, MODELS chooses)
+#                 (small random models; needs SGLang; 3 minutes each, MODELS chooses)
 #     serve       a server with --moe-kernels sglang, then layered (needs SGLang; 8 minutes)
 #
 # PREBUILT=DIR takes what build_gpu_checks.sh made instead of building; a variant's folder does, too.
@@ -174,22 +174,24 @@ run_ncu() {
 }
 
 # Name -> arguments of compare_with_stock.py.
+fp8_flags="--fp8-gemm-backend triton"
 declare -A compared=(
-  [gpt-oss]="--preset tiny-gpt-oss -- --enable-deterministic-inference"
-  [deepseek-v2]="--preset tiny-deepseek-v2 -- --enable-deterministic-inference"
-  [deepseek-v3-fp8]="--preset tiny-deepseek-v3 --fp8 --layered=--moe-kernels=sglang --"
-  [qwen3-fp8]="--preset tiny --fp8 --layered=--moe-kernels=sglang --"
-  [qwen3-fp8-layered-kernels]="--preset tiny --fp8 --layered=--moe-kernels=layered --"
+  [gpt-oss]="--preset tiny-gpt-oss --"
+  [deepseek-v2]="--preset tiny-deepseek-v2 --"
+  [deepseek-v3-fp8]="--preset tiny-deepseek-v3 --fp8 --layered=--moe-kernels=sglang -- $fp8_flags"
+  [qwen3-fp8]="--preset tiny --fp8 --layered=--moe-kernels=sglang -- $fp8_flags"
+  [qwen3-fp8-layered-kernels]="--preset tiny --fp8 --layered=--moe-kernels=layered -- $fp8_flags"
 )
 
 run_models() {
   local name flags=(--attention-backend fa3 --dtype bfloat16 --max-total-tokens 40000
-    --mem-fraction-static 0.8 --cuda-graph-max-bs-decode 16 --moe-runner-backend triton)
-  for name in ${MODELS:-gpt-oss deepseek-v2 qwen3-fp8-layered-kernels deepseek-v3-fp8 qwen3-fp8}; do
+    --mem-fraction-static 0.8 --cuda-graph-max-bs-decode 8 --disable-prefill-cuda-graph
+    --moe-runner-backend triton --skip-server-warmup)
+  for name in ${MODELS:-deepseek-v2 gpt-oss qwen3-fp8-layered-kernels deepseek-v3-fp8 qwen3-fp8}; do
     # shellcheck disable=SC2086  # several words
-    step "$name against stock" "models-$name.log" "${MODEL_SECONDS:-120}" "$python" \
-      benchmarks/serving/compare_with_stock.py --requests 24 --mixtures 3 --prompts 6 \
-      --running-tokens 120 --start-seconds 90 --log "$out" --name "$name" \
+    step "$name against stock" "models-$name.log" "${MODEL_SECONDS:-200}" "$python" \
+      benchmarks/serving/compare_with_stock.py --requests 16 --mixtures 2 --prompts 6 \
+      --running-tokens 120 --start-seconds 150 --log "$out" --name "$name" \
       --report "$out/models-$name.json" ${compared[$name]} "${flags[@]}"
     grep -E '^ "(layered|stock)"|"(answers|equal_answers|mean_prompt|p50_prompt|max_prompt|iterations:merged)|Error' \
       "$out/models-$name.json"

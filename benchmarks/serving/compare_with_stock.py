@@ -200,6 +200,8 @@ def main() -> None:
         config = dict(find_preset(args.preset).config)
         config |= GPU_SIZES.get(config["model_type"], {})
         config = block_scaled_config(config) if args.fp8 else config
+        if "bfloat16" in args.flags:
+            config["torch_dtype"] = "bfloat16"  # SGLang's gpt-oss takes it for its weights
         write_model(Preset("wide", "", config, True), Path(args.model))
     start = time.monotonic()
     report: dict = {
