@@ -25,7 +25,11 @@ systems:
 workloads:
   arxiv: &lengths {prompt_tokens: 9, output_tokens: 3, arrivals: {poisson: {rate: 1}}, requests: 10}
   arxiv-shaped: *lengths
-  chat: *lengths
+  chat:
+    prompt_tokens: {mixture: [[0.9, {uniform: [1, 9]}], [0.1, 99]]}
+    output_tokens: 3
+    arrivals: {poisson: {rate: 1}}
+    requests: 10
 cells:
   - {workload: arxiv, rates: [1, 2]}
   - {workload: arxiv-shaped, systems: [stock, fixed]}
@@ -97,7 +101,7 @@ def test_one_value_varied_is_a_line_of_the_trade_off(results):
     series = {s.name: (s.points, s.labels) for s in charts["trade-off-arxiv-1"].series}
     assert series == {
         "stock": ([(2.0, 40.0)], ["stock"]),
-        "slo-40: ITL target, ms": ([(0.8, 19.0), (0.5, 38.0)], ["20", "40"]),
+        "layered, by ITL target, ms": ([(0.8, 19.0), (0.5, 38.0)], ["20", "40"]),
         "fixed": ([(1.0, 20.0)], ["fixed"]),
     }
 
@@ -125,5 +129,6 @@ def test_one_picture_alone(results, tmp_path, capsys):
     assert "has no picture 'trade-off'; there are: cdf-ttft-arxiv-1, " in capsys.readouterr().err
     assert main(["report", str(results.folder)]) == 0
     text = (results.folder / "report.md").read_text()
+    assert "chat: Lengths: prompt 90% low 1, high 9 + 10% tokens 99; output tokens 3" in text
     for title in ("## Overview", "## Rates within the targets", "## Beside the paper"):
         assert title in text
