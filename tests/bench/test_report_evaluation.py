@@ -34,11 +34,12 @@ def test_every_cell_is_a_row_of_the_overview(results):
 
 def test_the_highest_rate_within_each_target(results):
     assert within_targets(results) == [
-        ["highest rate measured within", "TTFT ≤ 2 s, ITL ≤ 50 ms", "TTFT ≤ 9 s, ITL ≤ 500 ms"],
+        ["highest rate measured within", "TTFT ≤ 2 s, ITL ≤ 50 ms", "TTFT ≤ 10 s, ITL ≤ 125 ms"],
         ["arxiv stock", "1/s", "≥ 2/s"],
         ["arxiv slo-40", "1/s", "≥ 2/s"],
         ["arxiv slo-20", "≥ 2/s", "≥ 2/s"],
         ["arxiv fixed", "≥ 2/s", "≥ 2/s"],
+        ["arxiv, the paper: chunked → layered", "", "1.3 → 1.6/s (56.6 → 44.2 mJ a token)"],
     ]
 
 
