@@ -192,7 +192,8 @@ def expect_expert_loads(experts):
     assert 9 <= iterations["prompts"] <= 9 * 8
     for kind, count in loads.items():
         assert 8 * 4 <= count / iterations[kind] <= 8 * 16
-    assert loads["prompts"] / iterations["prompts"] > loads["decode"] / iterations["decode"]
+    # However few requests decode beside it: in its two layers or more a prompt reaches most experts.
+    assert loads["prompts"] / iterations["prompts"] > 6 * 4 + 2 * 10
 
 
 def test_a_bad_scenario_is_one_line_with_its_place(tmp_path):
