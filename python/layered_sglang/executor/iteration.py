@@ -216,6 +216,8 @@ class LayerGroupExecutor:
             if carried is not None and before is not None:
                 rows = CarriedRows.cat(carried, before)
             merged = merge_inputs(cohort, decode, self.model.architecture.latent)
+            if self.model.has_adapters:
+                _merge_adapters(merged, cohort, decode)
             return self.model.run(layers, merged, rows, self.attention)
         finally:
             self.attention.set_rows(None, None)
@@ -251,8 +253,6 @@ def merge_inputs(
         positions=torch.cat((cohort.positions, decode.positions)),
         out_cache_loc=torch.cat((cohort.out_cache_loc, decode.out_cache_loc)),
     )
-    if cohort.lora_ids is not None:
-        _merge_adapters(merged, cohort, decode)
     merged.num_token_non_padded_cpu = merged.input_ids.shape[0]
     if cohort.num_token_non_padded is not None:
         merged.num_token_non_padded = cohort.num_token_non_padded + decode.num_token_non_padded

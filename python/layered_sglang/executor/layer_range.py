@@ -89,6 +89,10 @@ class LayerRangeModel:
         if whole != (0, self.num_layers):
             raise ValueError(f"expected layers 0 … {self.num_layers} on this rank, found {whole}")
 
+    @property
+    def has_adapters(self) -> bool:
+        return self._adapters is not None
+
     def run(
         self,
         layers: LayerGroup,

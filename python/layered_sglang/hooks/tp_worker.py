@@ -50,7 +50,7 @@ class LayeredTpWorker(TpModelWorker):
             rows.sampling_info = _with_grammars(batch.sampling_info, batch)
         else:
             rows = self._inputs(batch)
-        if rows.lora_ids is not None:
+        if self.server_args.enable_lora:
             self._load_adapters(rows, cohort_rows)
         rows.layer_group_step = step
         self.set_hicache_consumer(-1)  # the cohort's rows alone wait, and the executor sees to it
