@@ -21,7 +21,8 @@ systems:
   layered: {flags: --layer-group-tokens 256}
 workload:
   prompt_tokens: 700
-  output_tokens: 40
+  # The first answer is there well before the last one, however slow the server is.
+  output_tokens: {uniform: [10, 70]}
   arrivals: {poisson: {rate: 3}}
   requests: 9
   router: shaped
@@ -187,12 +188,13 @@ def expect_expert_loads(experts):
     """Eight layers of 16 experts, four of them for each token."""
     assert experts["bytes_per_expert"] == 3 * 64 * 64 * 4
     loads, iterations = experts["loads"], experts["iterations"]
-    # 40 tokens each, several requests at a time, one or more layer groups of 700 tokens before.
-    assert 40 <= iterations["decode"] <= 9 * 39
+    # Up to 70 tokens each, several requests at a time, one or more layer groups of 700 tokens before.
+    assert 40 <= iterations["decode"] <= 9 * 69
     assert 9 <= iterations["prompts"] <= 9 * 8
     for kind, count in loads.items():
         assert 8 * 4 <= count / iterations[kind] <= 8 * 16
-    assert loads["prompts"] / iterations["prompts"] > loads["decode"] / iterations["decode"]
+    # However few requests decode beside it: in its two layers or more a prompt reaches most experts.
+    assert loads["prompts"] / iterations["prompts"] > 6 * 4 + 2 * 10
 
 
 def test_a_bad_scenario_is_one_line_with_its_place(tmp_path):

@@ -7,6 +7,7 @@ from typing import Any
 
 from layered_sglang.bench.cells import Point
 from layered_sglang.bench.report.data import Results
+from layered_sglang.bench.report.paper import paper_s_rates
 from layered_sglang.bench.table import points
 
 #: metric, heading, digits, factor.
@@ -74,4 +75,7 @@ def within_targets(results: Results) -> list[list[str]]:
                 whole = top is not None and top == max(p.rate or 0.0 for p in own)
                 row.append("–" if top is None else f"{'≥ ' if whole else ''}{top:g}/s")
             cells.append(row)
+        paper = paper_s_rates(results, workload)
+        if paper and cells[-1][0].startswith(f"{workload} "):
+            cells.append(paper)
     return cells if len(cells) > 1 else []

@@ -11,6 +11,7 @@ from typing import NamedTuple
 from layered_sglang.bench.cells import Point
 from layered_sglang.bench.report.data import Results
 from layered_sglang.bench.table import points
+from layered_sglang.bench.target import Target
 
 
 class Figure(NamedTuple):
@@ -49,6 +50,15 @@ FIGURES = {
     ("qwen3-30b-a3b", "sharegpt"): (
         _figure("expert_gb_per_request", "expert weights, 100 requests", 28.5, 25.1, "TB", 1),
     ),
+    ("gpt-oss-20b", "arxiv"): (
+        Figure("mj_per_token", "energy a token, at equal rate", "", -0.085),
+    ),
+}
+
+#: The same -> a target, and the highest rates within it, each with its energy.
+RATES = {
+    ("qwen3-30b-a3b", "arxiv"): (Target(10, 125), "1.3 → 1.6/s (56.6 → 44.2 mJ a token)"),
+    ("gpt-oss-20b", "arxiv"): (Target(10, 100), "2.1 → 2.7/s (37.4 → 29.8 mJ a token)"),
 }
 
 
@@ -81,6 +91,15 @@ def beside_the_paper(results: Results) -> list[list[str]]:
             ]
             cells.append(row)
     return cells
+
+
+def paper_s_rates(results: Results, workload: str) -> list[str]:
+    """A row for the table of rates within the targets; empty where the paper has none."""
+    known = RATES.get((results.scenario["model"]["preset"], _kind(Point(workload, None))))
+    if known is None or known[0] not in results.targets:
+        return []
+    told = [known[1] if target == known[0] else "" for target in results.targets]
+    return [f"{workload}, the paper: chunked → layered", *told]
 
 
 def _kind(point: Point) -> str:

@@ -106,7 +106,8 @@ def _what(results: Results) -> list[str]:
     items.append(
         f"Repeats: {repeats}, {scenario['repeats_per_start']} within one start of a server; {life}"
     )
-    warm = {run["system"]: run["warm_up"] for run in results.runs if run["warm_up"]}
+    servers = {system["name"]: system["server"] for system in scenario["systems"]}
+    warm = {servers[run["system"]]: run["warm_up"] for run in results.runs if run["warm_up"]}
     for name, seen in warm.items():
         stable = "alike at the end" if seen["stable"] else "NOT alike at the end"
         items.append(f"Warm-up of {name}: {len(seen['seconds'])} rounds, {stable}")
@@ -116,17 +117,18 @@ def _what(results: Results) -> list[str]:
 
 
 def _workload(name: str, workload: dict, preset: bool) -> list[str]:
-    items = [f"{name}Lengths: {_lengths(workload)}; seed {workload['seed']}"]
     bound = (
         f"{workload['requests']} requests"
         if workload["requests"]
         else f"requests within {workload['duration']:g} s"
     )
-    same = "every system gets the same ones"
-    items.append(f"{name}Arrivals: {_arrivals(workload)}; {bound} a run; {same}")
+    items = [
+        f"Lengths: {_lengths(workload)}; seed {workload['seed']}",
+        f"Arrivals: {_arrivals(workload)}; {bound} a run; every system gets the same ones",
+    ]
     if preset:
-        items.append(f"{name}Router: {ROUTERS[workload['router']]}")
-    return items
+        items.append(f"Router: {ROUTERS[workload['router']]}")
+    return [name + ". ".join(items)] if name else items
 
 
 def _arrivals(workload: dict) -> str:
@@ -140,13 +142,19 @@ def _arrivals(workload: dict) -> str:
     return "all at once"
 
 
+def _length(values: dict) -> str:
+    """A distribution, as the scenario's description has it."""
+    if "parts" in values:
+        return " + ".join(f"{100 * share:g}% {_length(part)}" for share, part in values["parts"])
+    return ", ".join(f"{key} {value:g}" for key, value in values.items())
+
+
 def _lengths(workload: dict) -> str:
     if workload["trace"]:
         return f"rows of a trace of {workload['trace']['rows']}"
     parts = []
     for name in ("prompt", "output"):
-        values = ", ".join(f"{key} {value:g}" for key, value in workload[name].items())
-        parts.append(f"{name} {values}")
+        parts.append(f"{name} {_length(workload[name])}")
     shared = workload["shared_prefix"]
     if shared:
         parts.append(f"after one of {shared['groups']} prefixes of {shared['tokens']} tokens")

@@ -12,10 +12,10 @@ from layered_sglang.bench.table import points
 
 #: Values that systems on one server vary, as flags and in ``planning``, and what a line is called.
 VARIED = {
-    "itl_slo_ms": "ITL target, ms",
-    "num_layer_groups": "layer groups",
-    "layer_group_tokens": "tokens a layer group",
-    "chunked_prefill_size": "chunk size",
+    "itl_slo_ms": "by ITL target, ms",
+    "num_layer_groups": "by layer groups",
+    "layer_group_tokens": "by tokens a layer group",
+    "chunked_prefill_size": "by chunk size",
 }
 
 
@@ -45,16 +45,16 @@ def _chart(results: Results, point: Point) -> Chart | None:
             lines.setdefault(line, []).append((at, system["name"], place))
     if not lines:
         return None
-    series = []
+    series, kinds = [], {s["name"]: s["kind"] for s in results.scenario["systems"]}
     for colour, (line, found) in enumerate(lines.items()):
         found.sort()
         several = len(found) > 1
-        name = f"{line.server}: {VARIED[line.value]}" if several else found[0][1]
+        name = f"{kinds[line.server]}, {VARIED[line.value]}" if several else found[0][1]
         labels = [f"{at:g}" for at, _, _ in found] if several else [found[0][1]]
         series.append(Series(name, [place for _, _, place in found], colour, True, labels))
     return Chart(
         name=f"trade-off{point.suffix}",
-        title=f"TTFT and ITL {point.title}".strip() + ": lower left is better",
+        title=f"TTFT and ITL, {point.title}".rstrip(", ") + ": lower left is better",
         x_label="mean TTFT, s",
         y_label="P99 ITL, ms",
         series=series,
