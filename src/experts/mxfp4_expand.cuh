@@ -12,8 +12,9 @@ namespace layered_sglang {
 // Half `scale` (0 ... 3) of a thread's four scale bytes as a bf16 pair. Both halves are
 // 2^(e8m0 - 1), which is the scale 2^(e8m0 - 127) times the 2^126 that an expanded value lacks.
 __device__ __forceinline__ uint32_t mxfp4_factor(uint32_t scales, int scale) {
-  // The byte in bits 8 ... 15 and 24 ... 31; an exponent field begins one lower.
-  return __byte_perm(scales, 0, 0x0404 | scale << 4 | scale << 12) >> 1;
+  // The byte in bits 0 ... 7 and 16 ... 23; an exponent field begins 7 higher. (A shift to the left
+  // can be a multiplication, which is not the pipe that the expansion fills.)
+  return __byte_perm(scales, 0, 0x4040 | scale | scale << 8) << 7;
 }
 
 __device__ __forceinline__ uint32_t multiply_bf16_pairs(uint32_t a, uint32_t b) {
