@@ -10,8 +10,11 @@
 #     sweep       bench_grouped_gemm with several tunings, of the default build and of each variant
 #     bench       bench_fused_moe.py: whole layers against SGLang's Triton and torch._grouped_mm
 #     fp8         bench_fused_moe_fp8.py: a layer in fp8 against SGLang's Triton and our bf16 one
+#     mxfp4       bench_fused_moe_mxfp4.py: gpt-oss-20b's layer against SGLang's triton_kernels
 #     plan        bench_expert_plan.py and its microbenchmark
 #     ncu         tensor pipe, shared memory, L2 and stalls of the two GEMMs at 4096 tokens
+#     models      answers of gpt-oss, DeepSeek and fp8 checkpoints, layered against stock SGLang
+#                 (small random models; needs SGLang; 3 minutes each, MODELS chooses)
 #     serve       a server with --moe-kernels sglang, then layered (needs SGLang; 8 minutes)
 #
 # PREBUILT=DIR takes what build_gpu_checks.sh made instead of building; a variant's folder does, too.
@@ -56,7 +59,7 @@ clocks() {
 run_tests() {
   step "GPU tests" tests.log 400 "$python" -m pytest -m gpu -q -p no:cacheprovider \
     tests/moe/test_expert_plan_gpu.py tests/moe/test_fused_experts_gpu.py \
-    tests/moe/test_fused_experts_fp8_gpu.py
+    tests/moe/test_fused_experts_fp8_gpu.py tests/moe/test_fused_experts_mxfp4_gpu.py
   tail -n 3 "$out/tests.log"
 }
 
@@ -120,6 +123,13 @@ run_bench() {
   cat "$out/bench.log"
 }
 
+run_mxfp4() {
+  step "MXFP4 layer benchmark" mxfp4.log "${MXFP4_SECONDS:-120}" "$python" \
+    benchmarks/kernel/bench_fused_moe_mxfp4.py --seconds $((${MXFP4_SECONDS:-120} - 40)) \
+    --csv "$out/mxfp4.csv"
+  cat "$out/mxfp4.log"
+}
+
 run_fp8() {
   step "fp8 layer benchmark" fp8.log "${FP8_SECONDS:-180}" "$python" \
     benchmarks/kernel/bench_fused_moe_fp8.py --seconds $((${FP8_SECONDS:-180} - 40)) \
@@ -161,6 +171,31 @@ run_ncu() {
     step "ncu $path metrics" ncu.log 120 "${shown[@]}" --metrics "$metrics" "${run[@]}"
   done
   grep -E "grouped_gemm|Tensor|tensor|Stall|[Tt]hroughput|Duration|L2|__" "$out/ncu.log" | head -n 120
+}
+
+# Name -> arguments of compare_with_stock.py.
+fp8_flags="--fp8-gemm-backend triton"
+declare -A compared=(
+  [gpt-oss]="--preset tiny-gpt-oss --"
+  [deepseek-v2]="--preset tiny-deepseek-v2 --"
+  [deepseek-v3-fp8]="--preset tiny-deepseek-v3 --fp8 --layered=--moe-kernels=sglang -- $fp8_flags"
+  [qwen3-fp8]="--preset tiny --fp8 --layered=--moe-kernels=sglang -- $fp8_flags"
+  [qwen3-fp8-layered-kernels]="--preset tiny --fp8 --layered=--moe-kernels=layered -- $fp8_flags"
+)
+
+run_models() {
+  local name flags=(--attention-backend fa3 --dtype bfloat16 --max-total-tokens 40000
+    --mem-fraction-static 0.8 --cuda-graph-max-bs-decode 8 --disable-prefill-cuda-graph
+    --moe-runner-backend triton --skip-server-warmup)
+  for name in ${MODELS:-deepseek-v2 gpt-oss qwen3-fp8-layered-kernels deepseek-v3-fp8 qwen3-fp8}; do
+    # shellcheck disable=SC2086  # several words
+    step "$name against stock" "models-$name.log" "${MODEL_SECONDS:-200}" "$python" \
+      benchmarks/serving/compare_with_stock.py --requests 16 --mixtures 2 --prompts 6 \
+      --running-tokens 120 --start-seconds 150 --log "$out" --name "$name" \
+      --report "$out/models-$name.json" ${compared[$name]} "${flags[@]}"
+    grep -E '^ "(layered|stock)"|"(answers|equal_answers|mean_prompt|p50_prompt|max_prompt|iterations:merged)|Error' \
+      "$out/models-$name.json"
+  done
 }
 
 run_serve() {

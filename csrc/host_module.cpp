@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "experts/fused_experts_layout.h"
+#include "experts/mxfp4_layout.h"
 #include "experts/token_tiles.h"
 #include "experts/token_tiles_fp8.h"
 #include "plan/expert_plan_layout.h"
@@ -103,6 +104,25 @@ py::list fp8_grouped_gemm_tasks(const std::vector<int>& expert_counts, int num_w
   return tasks;
 }
 
+py::list mxfp4_grouped_gemm_tasks(const std::vector<int>& expert_counts, int num_weight_tiles,
+                                  bool many) {
+  if (num_weight_tiles < 1) {
+    throw py::value_error("mxfp4_grouped_gemm_tasks: expected num_weight_tiles >= 1, got " +
+                          std::to_string(num_weight_tiles));
+  }
+  py::list tasks;
+  for (int expert = 0; expert < static_cast<int>(expert_counts.size()); ++expert) {
+    const int rows = expert_counts[expert];
+    const int tiles = layered_sglang::mxfp4_token_tile_count(rows, many);
+    for (int within = 0; within < tiles * num_weight_tiles; ++within) {
+      const auto place = layered_sglang::place_mxfp4_task(within, tiles, rows);
+      tasks.append(
+          py::make_tuple(expert, place.weight_tile, place.first_row, place.rows, place.width));
+    }
+  }
+  return tasks;
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_host, m) {
@@ -138,4 +158,8 @@ PYBIND11_MODULE(_host, m) {
   m.def("fp8_grouped_gemm_tasks", &fp8_grouped_gemm_tasks, py::arg("expert_counts"),
         py::arg("num_weight_tiles"), py::arg("wide") = false,
         "The same of the fp8 kernels, whose tasks are single.");
+  m.attr("MXFP4_FEW_TILE_TOKENS") = layered_sglang::kMxfp4FewTileTokens;
+  m.attr("MXFP4_MANY_TILE_TOKENS") = layered_sglang::kMxfp4ManyTileTokens;
+  m.def("mxfp4_grouped_gemm_tasks", &mxfp4_grouped_gemm_tasks, py::arg("expert_counts"),
+        py::arg("num_weight_tiles"), py::arg("many") = false, "The same of the MXFP4 kernels.");
 }

@@ -8,6 +8,7 @@ an error; without it SGLang's kernels sum in an order that depends on the batch,
 says how much that alone changes.
 
   python benchmarks/serving/compare_with_stock.py -- --dtype bfloat16 --attention-backend fa3 ...
+  python benchmarks/serving/compare_with_stock.py --preset tiny-deepseek-v3 --fp8 -- --dtype bfloat16 ...
 """
 
 from __future__ import annotations
@@ -29,23 +30,37 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests" / "server")
 import harness
 from harness import Answer, Request, Server, free_port, generate, generate_all, running
 from layered_sglang.model_zoo import find_preset, write_model
+from layered_sglang.model_zoo.block_scaled import block_scaled_config
 from layered_sglang.model_zoo.presets import Preset
 from mixtures import VOCABULARY, Arrival, make_mixture, make_requests
 
 SEED = 20261123
-#: What the tiny preset lacks on a GPU: SGLang's fused rotary embedding takes heads of 64, 128, ...
+#: What the tiny presets lack on a GPU: SGLang's fused rotary embedding takes heads of 64, 128, ..., its
+#: latent attention the published widths, and block-scaled experts come in multiples of 128.
+_WIDE = {"hidden_size": 256, "intermediate_size": 256, "moe_intermediate_size": 128}
+_LATENT = {
+    **_WIDE,
+    "kv_lora_rank": 512,
+    "num_attention_heads": 16,
+    "num_key_value_heads": 16,
+    "qk_nope_head_dim": 128,
+    "v_head_dim": 128,
+}
 GPU_SIZES = {
-    "head_dim": 128,
-    "hidden_size": 256,
-    "intermediate_size": 256,
-    "moe_intermediate_size": 128,
+    "qwen3_moe": {**_WIDE, "head_dim": 128},
+    "gpt_oss": {"hidden_size": 256, "intermediate_size": 256},
+    "deepseek_v2": _LATENT,
+    "deepseek_v3": {**_LATENT, "q_lora_rank": 256},
+    "glm4_moe": {**_WIDE, "head_dim": 128},
 }
 
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
-    add("--model", help="folder; default: the tiny preset, widened for GPU kernels")
+    add("--model", help="folder; default: a tiny preset, widened for GPU kernels")
+    add("--preset", default="tiny", help="which, of layered_sglang.make_model")
+    add("--fp8", action="store_true", help="that preset in block-scaled fp8")
     add("--requests", type=int, default=60)
     add("--mixtures", type=int, default=16)
     add("--running", type=int, default=6, help="requests that decode while long prompts come")
@@ -182,10 +197,15 @@ def main() -> None:
     harness.START_SECONDS = args.start_seconds
     if args.model is None:
         args.model = tempfile.mkdtemp()
-        config = {**find_preset("tiny").config, **GPU_SIZES}
-        write_model(Preset("tiny-wide", "", config, True), Path(args.model))
+        config = dict(find_preset(args.preset).config)
+        config |= GPU_SIZES.get(config["model_type"], {})
+        config = block_scaled_config(config) if args.fp8 else config
+        if "bfloat16" in args.flags:
+            config["torch_dtype"] = "bfloat16"  # SGLang's gpt-oss takes it for its weights
+        write_model(Preset("wide", "", config, True), Path(args.model))
     start = time.monotonic()
     report: dict = {
+        "model": f"{args.preset} in fp8" if args.fp8 else args.preset,
         "flags": " ".join(args.flags),
         "layered_flags": args.layered,
         "stock_flags": args.stock,

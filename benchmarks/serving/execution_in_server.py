@@ -63,7 +63,7 @@ def commands(args: argparse.Namespace) -> dict[str, list[str]]:
         overlapped = []
     else:
         flags += ["--cuda-graph-bs-decode", *map(str, sorted({*args.batches, 1}))]
-        flags += ["--max-total-tokens", "40000"]  # the later one holds
+        flags += ["--max-total-tokens", "120000"]  # the later one holds
     return {"merged": [*start, *flags], "overlapped": [*start, *flags, *overlapped]}
 
 

@@ -17,7 +17,8 @@ from typing import Any
 
 from layered_sglang.calibration.errors import CalibrationError
 from layered_sglang.calibration.fit import fit, quality
-from layered_sglang.calibration.rows import read_rows, split, thin
+from layered_sglang.calibration.rows import Row, read_rows, split, thin
+from layered_sglang.calibration.stored import read_stored
 from layered_sglang.calibration.traffic import QUICK, Driver, Grid, Limits
 from layered_sglang.local_server import Server, ServerFailed, running_server
 from layered_sglang.scheduling import Coefficients, CostModel, ModelShape
@@ -42,6 +43,13 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="a small grid: a rough fit, sooner")
     parser.add_argument("--trace", type=Path, help="keep the measured iterations in this file")
     parser.add_argument(
+        "--from",
+        dest="stored",
+        type=Path,
+        metavar="DIR",
+        help="start no server: fit to the iterations in this folder of bench run",
+    )
+    parser.add_argument(
         "flags",
         nargs=argparse.REMAINDER,
         metavar="-- SERVER FLAGS",
@@ -55,9 +63,13 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def calibrate(args: argparse.Namespace, bar: _ProgressBar) -> tuple[CostProfile, Any]:
     """Measure and fit. Returns the profile, and the errors of the figures that it replaces."""
-    model, flags = _model_path(args.flags)
     if not args.out.resolve().parent.is_dir():
         raise CalibrationError(f"--out {args.out}: no such folder")
+    if args.stored is not None:
+        if args.flags or args.trace:
+            raise CalibrationError("--from starts no server; leave --trace and server flags out")
+        return _fit(*read_stored(args.stored), args, bar)
+    model, flags = _model_path(args.flags)
     grid = QUICK if args.quick else Grid()
     with tempfile.TemporaryDirectory(prefix="layered-calibrate-") as folder:
         trace = Path(folder) / "trace.jsonl"
@@ -74,15 +86,17 @@ def calibrate(args: argparse.Namespace, bar: _ProgressBar) -> tuple[CostProfile,
     if args.trace:
         args.trace.write_text("".join(lines))
     costs = info["layered_sglang"]["cost_model"]
-    return _fit(costs, lines, args, bar)
+    rows = read_rows(
+        lines, costs["shape"]["num_layers"], costs["overlap"], costs["device"] == "cpu"
+    )
+    return _fit(costs, rows, args, bar)
 
 
 def _fit(
-    costs: dict[str, Any], lines: list[str], args: argparse.Namespace, bar: _ProgressBar
+    costs: dict[str, Any], rows: list[Row], args: argparse.Namespace, bar: _ProgressBar
 ) -> tuple[CostProfile, Any]:
     before = cost_model(costs)
-    synchronous = costs["device"] == "cpu"
-    rows = thin(read_rows(lines, before.shape.num_layers, before.overlap, synchronous))
+    rows = thin(rows)
     if len(rows) < LEAST_ROWS:
         raise CalibrationError(
             f"only {len(rows)} iterations were measured, {LEAST_ROWS} are needed; run it without "
@@ -103,7 +117,9 @@ def _fit(
         quality={"held_out": quality(after, judge), "fitted_on": len(learn)},
         made={
             "date": time.strftime("%Y-%m-%d"),
-            "server_flags": shlex.join(args.flags),
+            "server_flags": f"bench run {args.stored.name}"
+            if args.stored
+            else shlex.join(args.flags),
             "quick": args.quick,
             "overlap": costs["overlap"],
         },

@@ -10,6 +10,9 @@ from typing import Any
 #: Name of our warm-up, for SGLang's ``--warmups``.
 WARM_UP = "layered_prefill"
 
+#: Layer group policies.
+POLICIES = ("slo", "fixed")
+
 #: The paper's layer group size (arXiv 2510.08055), in prompt tokens.
 LAYER_GROUP_TOKENS = 512
 
@@ -43,7 +46,7 @@ class LayeredConfig:
         "request within --itl-slo-ms, and short prompts pass long ones; fixed: one layer group per "
         "--layer-group-tokens prompt tokens, one cohort at a time. Without it: fixed where "
         "--layer-group-tokens or --num-layer-groups is given, else slo.",
-        choices=("slo", "fixed"),
+        choices=POLICIES,
     )
     itl_slo_ms: float | None = _flag(
         None,
@@ -104,7 +107,8 @@ class LayeredConfig:
     )
     layered_trace_file: str | None = _flag(
         None,
-        "Append one JSON line per iteration: who ran which layers when (either schedule).",
+        "Append one JSON line per iteration: who ran which layers when (either schedule). With --dp, "
+        "replica N after the first appends to FILE.dpN.",
         type=str,
         metavar="FILE",
     )

@@ -75,6 +75,9 @@ def _serve(server_args: ServerArgs) -> int:
             run_scheduler_process_func=scheduler_process.run_stock_scheduler_process,
         )
         return 0
+    from layered_sglang.hooks.planning_endpoint import add_planning_endpoint
+
+    add_planning_endpoint(layered)
     if server_args.warmups is not None and config.WARM_UP in server_args.warmups:
         import layered_sglang.warm_up  # noqa: F401, registers itself with SGLang
     http_server.launch_server(
@@ -123,6 +126,8 @@ def _say_what_serves(server_args: ServerArgs) -> None:
     from layered_sglang.telemetry.banner import banner
 
     info = http_server.get_global_state().scheduler_info
+    if server_args.dp_size > 1:
+        return  # what replicas say of themselves stops at SGLang's balancer: each has logged it
     logger.info(banner(layered_config(server_args), info, native_status().describe()))
 
 

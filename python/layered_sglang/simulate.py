@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from layered_sglang.model_zoo import UnknownPresetError, find_preset
-from layered_sglang.scheduling import ModelShape
+from layered_sglang.scheduling import CostModel, ModelShape
 from layered_sglang.scheduling.devices import nominal_coefficients
 from layered_sglang.scheduling.model_shape import SPREAD_RANDOM, SPREAD_TRAINED
 from layered_sglang.scheduling.profile import CostProfile, ProfileError, model_key
@@ -23,7 +23,7 @@ from layered_sglang.simulator.router import ROUTERS
 from layered_sglang.simulator.run import Setup, simulate
 from layered_sglang.simulator.systems import KINDS, System
 from layered_sglang.simulator.traffic import Traffic, make_traffic
-from layered_sglang.simulator.world import MemoCostModel, check_noise
+from layered_sglang.simulator.world import check_noise
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -123,7 +123,7 @@ def make_setup(args: argparse.Namespace) -> Setup:
             raise SimulationError(
                 f"--planner-error {args.planner_error!r} is no NOISE[,BIAS], such as 0.05,1.1"
             )
-    model = MemoCostModel(
+    model = CostModel(
         shape,
         coefficients,
         graph_rows=args.layer_group_graph_tokens,

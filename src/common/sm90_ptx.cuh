@@ -101,6 +101,16 @@ __device__ __forceinline__ void tensor_load_4d_multicast(uint32_t target, const 
       : "memory");
 }
 
+// `bytes` adjacent ones (a multiple of 16, as both addresses are); the barrier counts them.
+__device__ __forceinline__ void bulk_load(uint32_t target, const void* source, uint32_t bytes,
+                                          uint32_t barrier, uint64_t cache_policy) {
+  asm volatile(
+      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint"
+      " [%0], [%1], %2, [%3], %4;" ::"r"(target),
+      "l"(source), "r"(bytes), "r"(barrier), "l"(cache_policy)
+      : "memory");
+}
+
 // 16 bytes past the L1 cache.
 __device__ __forceinline__ void copy_async_16(uint32_t target, const void* source) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(target), "l"(source) : "memory");
@@ -167,6 +177,18 @@ __device__ __forceinline__ uint64_t operand_descriptor(uint32_t address) {
   return descriptor;
 }
 
+// A warp's product: d [16, 8] fp32 += a [16, 16] bf16 * b [8, 16]^T bf16. Registers of `a` and d
+// are those of one warp's 16 rows in common/wgmma_bf16_sm90.cuh; b0 and b1 of lane l hold row l /
+// 4, of K 2 * (l % 4) and 8 more, and the next.
+__device__ __forceinline__ void multiply_16x8x16(float (&d)[4], const uint32_t (&a)[4], uint32_t b0,
+                                                 uint32_t b1) {
+  asm volatile(
+      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7},"
+      " {%8, %9}, {%0, %1, %2, %3};"
+      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
 template <int kRegisters>
 __device__ __forceinline__ void raise_registers() {
   asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kRegisters));
@@ -192,6 +214,12 @@ __device__ __forceinline__ uint4 load_shared_16(uint32_t address) {
                : "=r"(value.x), "=r"(value.y), "=r"(value.z), "=r"(value.w)
                : "r"(address)
                : "memory");
+  return value;
+}
+
+__device__ __forceinline__ uint32_t load_shared_word(uint32_t address) {
+  uint32_t value;
+  asm volatile("ld.shared.u32 %0, [%1];" : "=r"(value) : "r"(address) : "memory");
   return value;
 }
 

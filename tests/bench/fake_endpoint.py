@@ -11,12 +11,14 @@ from aiohttp import web
 
 
 class FakeEndpoint:
-    """Streams the tokens asked for, GAP seconds apart; ``fail`` chooses prompts to refuse."""
+    """Streams the tokens asked for, ``gap`` seconds apart or the request's own ``gap_s``; ``fail``
+    chooses prompts to refuse."""
 
     GAP = 0.02
 
     def __init__(self) -> None:
         self.prompts: list[list[int]] = []
+        self.bodies: list[dict] = []
         self.fail = lambda number: False
         self.gap = self.GAP
         self.url = ""
@@ -24,12 +26,13 @@ class FakeEndpoint:
     async def answer(self, request: web.Request) -> web.StreamResponse:
         body = await request.json()
         self.prompts.append(body["prompt"])
+        self.bodies.append(body)
         if self.fail(len(self.prompts)):
             return web.Response(status=503, text="overloaded")
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
         await response.prepare(request)
         for number in range(1, body["max_tokens"] + 1):
-            await asyncio.sleep(self.gap)
+            await asyncio.sleep(body.get("gap_s", self.gap))
             event = {"choices": [{"text": "x"}], "usage": {"completion_tokens": number}}
             await response.write(b"data: " + json.dumps(event).encode() + b"\n\n")
         await response.write(b"data: [DONE]\n\n")

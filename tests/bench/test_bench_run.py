@@ -142,12 +142,120 @@ def test_ctrl_c_keeps_what_was_measured(scenario, endpoints, tmp_path):
 
 def test_a_search_for_the_highest_rate(scenario, endpoints, tmp_path, capsys):
     out = tmp_path / "out"
-    overrides = ["search.low=20", "search.high=60", "search.steps=2", "repeats=1"]
+    overrides = ["search.low=20", "search.high=60", "search.step=20", "repeats=1"]
     sets = [word for override in overrides for word in ("--set", override)]
     assert main(["run", str(scenario), "--output", str(out), "--only", "a", *sets]) == 0
     (search,) = lines(out, "searches.jsonl")
-    assert search == {"system": "a", "repeat": 0, "rate": 60.0}
-    assert "highest rate within the target: 60.00/s" in capsys.readouterr().out
+    target = "TTFT ≤ 0.5 s, ITL ≤ 200 ms"
+    found = {"system": "a", "repeat": 0, "workload": "", "target": target, "rate": 60.0}
+    assert search == {**found, "tried": {"40": True, "60": True}}
+    assert f"highest rate within {target}: 60.00/s" in capsys.readouterr().out
+    assert json.loads((out / "summary.json").read_text()) == []
+
+
+def test_a_search_s_run_ends_when_its_answer_is_known(scenario, endpoints, tmp_path, capsys):
+    out = tmp_path / "out"
+    overrides = ["search.low=20", "search.high=60", "search.step=40", "repeats=1"]
+    overrides += ["workload.output_tokens=60", "search.start=20", "warm_up.output_tokens=1"]
+    sets = [word for override in overrides for word in ("--set", override)]
+    endpoints[0].gap = 0.3  # 18 s an answer; the target is missed with the first two tokens
+    begin = time.monotonic()
+    assert main(["run", str(scenario), "--output", str(out), "--only", "a", *sets]) == 0
+    assert time.monotonic() - begin < 10
+    (search,) = lines(out, "searches.jsonl")
+    assert search["rate"] is None
+    assert search["tried"] == {"20": False}
+    assert "20/s: 0 of 8 answered" in capsys.readouterr().out
+
+
+CELLS = """\
+systems:
+  a: {{url: "{a}"}}
+  a-slow: {{on: a, request: {{gap_s: 0.05, nested: {{deep: 1}}}}}}
+  b: {{url: "{b}"}}
+workloads:
+  few: {{prompt_tokens: 3, output_tokens: 4, arrivals: {{poisson: {{rate: 40}}}}, requests: 4}}
+  more: {{prompt_tokens: 6, output_tokens: 4, arrivals: {{poisson: {{rate: 40}}}}, requests: 5}}
+cells:
+  - {{workload: more, rates: [30, 50], systems: [a, a-slow]}}
+  - {{workload: few}}
+model: {{path: none, vocabulary: 50}}
+targets: {{ttft_s: 0.5, itl_ms: 200}}
+repeats: 1
+warm_up: {{requests: 2, output_tokens: 2, most_rounds: 2}}
+"""
+
+
+@pytest.fixture
+def cells(endpoints, tmp_path):
+    path = tmp_path / "cells.yaml"
+    path.write_text(CELLS.format(a=endpoints[0].url, b=endpoints[1].url))
+    return path
+
+
+def test_cells_run_in_order_within_one_start_with_their_own_fields(cells, endpoints, tmp_path):
+    out = tmp_path / "out"
+    assert main(["run", str(cells), "--output", str(out)]) == 0
+    runs = lines(out, "runs.jsonl")
+    assert [(r["system"], r["workload"], r["rate"]) for r in runs] == [
+        *[("a", "more", 30.0), ("a-slow", "more", 30.0)],
+        *[("a", "more", 50.0), ("a-slow", "more", 50.0)],
+        *[("a", "few", None), ("a-slow", "few", None), ("b", "few", None)],
+    ]
+    assert [r["warm_up"] for r in runs[:6]] == [runs[0]["warm_up"]] * 6, "one start"
+    bodies = endpoints[0].bodies[-28:]
+    assert [body.get("nested") for body in bodies[:10]] == [None] * 5 + [{"deep": 1}] * 5
+    for run in runs:
+        rows = [row for row in lines(out, "rows.jsonl") if row["run"] == run["run"]]
+        assert len(rows) == (4 if run["workload"] == "few" else 5)
+        assert {row["prompt_tokens"] for row in rows} == {3 if run["workload"] == "few" else 6}
+        slow = run["system"] == "a-slow"
+        assert all((min(row["itls_s"]) > 0.045) == slow for row in rows)
+    summary = json.loads((out / "summary.json").read_text())
+    assert len(summary) == 7
+    assert main(["report", str(out)]) == 0
+    text = (out / "report.md").read_text()
+    for title in ("## Results more at 30 requests/s", "## Results few", "few: Lengths: "):
+        assert title in text
+
+
+def test_a_run_killed_between_cells_keeps_them_and_goes_on(cells, endpoints, tmp_path):
+    out = tmp_path / "out"
+    command = [
+        sys.executable,
+        "-m",
+        "layered_sglang.bench",
+        "run",
+        str(cells),
+        "--output",
+        str(out),
+    ]
+    endpoints[0].gap = 0.2
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, env=os.environ)
+    deadline = time.monotonic() + 60
+    while len(lines(out, "runs.jsonl")) < 2:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.kill()  # no chance to clean up
+    process.wait()
+    before = lines(out, "runs.jsonl")
+    assert main(["report", str(out)]) == 0, "what there is can be reported"
+    endpoints[0].gap = 0.02
+    assert main(command[3:]) == 0
+    runs = lines(out, "runs.jsonl")
+    assert runs[: len(before)] == before
+    assert len(runs) == len({(r["system"], r["workload"], r["rate"]) for r in runs}) == 7
+
+
+def test_a_cell_that_cannot_end_in_time_is_not_begun(cells, tmp_path, capsys):
+    out = tmp_path / "out"
+    sets = ["workloads.few.requests=null", "workloads.few.duration=3600"]
+    command = ["run", str(cells), "--output", str(out), "--time-limit", "60"]
+    assert main([*command, *[word for s in sets for word in ("--set", s)]]) == 1
+    assert [run["workload"] for run in lines(out, "runs.jsonl")] == ["more"] * 4
+    printed = capsys.readouterr().out
+    assert "time limit is reached" in printed
+    assert "7 runs in 0 server starts; requests arrive for 10800 s in all" in printed
 
 
 @pytest.mark.parametrize(

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from layered_sglang.bench.scenario import Target
-from layered_sglang.bench.summary import attainment, metrics, percentile, summarise, target_name
-from layered_sglang.bench.table import as_markdown, as_text, rates, table
+from layered_sglang.bench.cells import Point
+from layered_sglang.bench.summary import attainment, metrics, percentile, summarise
+from layered_sglang.bench.table import as_markdown, as_text, points, table
+from layered_sglang.bench.target import Target
 
 TARGET = Target(1.0, 100.0)
 
@@ -46,8 +47,7 @@ def test_short_prompts_have_a_ttft_of_their_own_where_the_scenario_says_what_is_
     assert values["mean_ttft_ms: short prompts"] == pytest.approx(200)
     assert values["max_ttft_ms: short prompts"] == pytest.approx(300)
     assert not any("short" in name for name in metrics(rows, 4.0))
-    runs = [{"run": 0, "system": "a", "rate": None, "duration_s": 4.0}]
-    cells = table(summarise(rows, runs, [], 1000), None)
+    cells = table(summarise(rows, [run(0, "a")], [], 1000), HERE)
     assert ["TTFT mean, ms short prompts", "200"] in cells
 
 
@@ -65,7 +65,7 @@ def test_metrics_have_sglang_s_names_and_units():
     assert values["mean_tpot_ms"] == pytest.approx(100)
     assert values["mean_e2e_latency_ms"] == pytest.approx((700 + 1600) / 2)
     assert values["concurrency"] == pytest.approx(2.3 / 4)
-    name = target_name(TARGET)
+    name = TARGET.name
     assert values[f"attainment: {name}"] == 0
     assert values["mj_per_token"] == pytest.approx(2000)
     assert values["mj_per_output_token"] == pytest.approx(18000)
@@ -79,12 +79,17 @@ def test_nothing_answered_leaves_out_the_times():
     assert "mj_per_token" not in values
 
 
-def run(number, system, repeat=0, rate=None, **more):
+HERE = Point("", None)
+
+
+def run(number, system, repeat=0, rate=None, workload="", **more):
     return {
         "run": number,
         "system": system,
+        "workload": workload,
         "repeat": repeat,
         "rate": rate,
+        "search": None,
         "duration_s": 2.0,
         **more,
     }
@@ -102,7 +107,7 @@ def test_the_table_shows_spread_and_difference_to_the_first_system():
     rows = [row(ttft=t, run=n) for n, t in enumerate([1.0, 1.2, 0.4])]
     runs = [run(0, "stock"), run(1, "stock", 1), run(2, "layered", sampled={})]
     summary = summarise(rows, runs, [TARGET])
-    cells = table(summary, None)
+    cells = table(summary, HERE)
     assert cells[0] == ["", "stock", "layered"]
     assert ["TTFT mean, ms", "1100 (1000 … 1200)", "400  -64%"] in cells
     assert ["within TTFT ≤ 1 s, ITL ≤ 100 ms, %", "50.0 (0.0 … 100.0)", "100.0  +100%"] in cells
@@ -114,9 +119,26 @@ def test_the_table_shows_spread_and_difference_to_the_first_system():
 
 def test_a_system_without_answers_has_dashes():
     summary = summarise([row(run=0), row(None, (), "no", run=1)], [run(0, "a"), run(1, "b")], [])
-    assert ["TTFT mean, ms", "500", "–"] in table(summary, None)
+    assert ["TTFT mean, ms", "500", "–"] in table(summary, HERE)
 
 
-def test_rates_are_ascending():
-    summary = summarise([], [run(0, "a", rate=2.0), run(1, "a", rate=1.5)], [])
-    assert rates(summary) == [1.5, 2.0]
+def test_points_are_by_workload_and_rate():
+    runs = [run(0, "a", rate=2.0, workload="w"), run(1, "b", rate=1.5), run(2, "a", rate=1.0)]
+    runs.append(run(3, "b", rate=1.5, workload="w"))
+    assert points(summarise([], runs, [])) == [("w", 1.5), ("w", 2.0), ("", 1.0), ("", 1.5)]
+
+
+def test_a_table_has_its_own_point_and_no_run_of_a_search():
+    rows = [row(ttft=t, run=n) for n, t in enumerate([1.0, 2.0, 3.0, 4.0])]
+    runs = [run(0, "a", rate=1.0, workload="v"), run(1, "a", rate=1.0, workload="w")]
+    runs += [run(2, "a", rate=1.0, workload="v", search={"target": "", "kept": True})]
+    summary = summarise(rows, runs, [])
+    assert ["TTFT mean, ms", "1000"] in table(summary, Point("v", 1.0))
+    assert ["TTFT mean, ms", "2000"] in table(summary, Point("w", 1.0))
+    assert table(summary, HERE) == []
+
+
+def test_titles_of_points():
+    assert Point("arxiv", 2.0).title == "arxiv at 2 requests/s"
+    assert (Point("", 2.0).title, Point("arxiv", None).title) == ("at 2 requests/s", "arxiv")
+    assert (Point("arxiv", 1.5).suffix, HERE.suffix) == ("-arxiv-1.5", "")

@@ -10,7 +10,7 @@ import pytest
 import torch
 from layered_sglang.bench.expert_bytes import read_expert_loads
 from layered_sglang.bench.in_server.expert_loads import ExpertLoads
-from layered_sglang.bench.in_server.shaped_router import coverage, shape_routers
+from layered_sglang.bench.in_server.shaped_router import Routers, coverage
 from layered_sglang.bench.scenario import find_scenario, load_scenario
 from layered_sglang.bench.systems import make_launch
 
@@ -96,11 +96,19 @@ def test_the_shaped_router_reaches_the_published_share_of_experts():
     uniform = (hidden @ torch.nn.functional.normalize(gate.weight).T).topk(8).indices
     assert coverage(uniform, 128, 32) == pytest.approx(0.87, abs=0.02)
     gate.weight.data = torch.nn.functional.normalize(gate.weight.data)
-    assert shape_routers(model) == 1
+    routers, loaded = Routers(model), gate.weight.data.clone()
+    assert len(routers) == 1
+    assert torch.equal(gate.weight.data, loaded), "not before it is told to"
+    routers.set(True)
     shaped = (hidden @ gate.weight.T).topk(8).indices
     reached = [coverage(shaped, 128, tokens) for tokens in (16, 32, 64, 128)]
     assert reached == pytest.approx([0.44, 0.55, 0.70, 0.86], abs=0.03)
     assert reached[0] < 0.5
+    once = gate.weight.data.clone()
+    routers.set(True)
+    assert torch.equal(gate.weight.data, once), "twice is once"
+    routers.set(False)
+    assert torch.equal(gate.weight.data, loaded)
 
 
 def test_servers_are_told_of_the_plugin_when_it_is_wanted(tmp_path):
@@ -111,9 +119,11 @@ def test_servers_are_told_of_the_plugin_when_it_is_wanted(tmp_path):
         launch = make_launch(plain, plain.systems[system], "m", tmp_path, True, trace)
         assert launch.environment == {}
         assert launch.experts is None
+        assert not launch.shapes_router
         launch = make_launch(wanted, wanted.systems[system], "m", tmp_path, True, trace)
         assert launch.experts == tmp_path / "t.experts"
-        assert launch.environment["LAYERED_SGLANG_BENCH_ROUTER"] == "shaped"
+        assert launch.environment["LAYERED_SGLANG_BENCH_ROUTER"] == "1"
+        assert launch.shapes_router
         folder = launch.environment["PYTHONPATH"].split(":")[0]
         (points,) = (tmp_path / "layered_sglang_bench").glob("*.dist-info/entry_points.txt")
         assert folder == str(points.parent.parent)

@@ -40,6 +40,8 @@ def folder(tmp_path):
                     "system": system,
                     "repeat": repeat,
                     "rate": rate,
+                    "workload": "",
+                    "search": None,
                     "began": "2026-01-02T03:04:05+00:00",
                     "duration_s": 10.0,
                     "monotonic": [100.0, 110.0],
@@ -52,6 +54,7 @@ def folder(tmp_path):
                 for index in range(5):
                     row = {
                         **{"run": number, "system": system, "repeat": repeat, "rate": rate},
+                        "workload": "",
                         **{"index": index, "prompt_tokens": 100 + index, "output_tokens": 3},
                         **{"ttft_s": ttft * rate + repeat, "itls_s": [0.02, 0.03 * rate]},
                         **{"e2e_s": 9.0, "error": "HTTP 500: <oops>" if index == 4 else ""},
@@ -64,7 +67,9 @@ def folder(tmp_path):
     ]
     (out / "traces" / "layered-0.jsonl").write_text("\n".join(map(json.dumps, trace)) + '\n{"time"')
     store.append("failures.jsonl", json.dumps({"system": "stock", "error": "it <died>"}))
-    store.append("searches.jsonl", json.dumps({"system": "layered", "repeat": 0, "rate": 1.75}))
+    search = {"system": "layered", "repeat": 0, "workload": "", "target": "T", "rate": 1.75}
+    tried = {"1.75": True, "2": False}
+    store.append("searches.jsonl", json.dumps({**search, "tried": tried}))
     machine = {"gpus": ["NVIDIA X"], "cpu": "C", "cores": 2, "memory_gib": 3, "python": "3.11"}
     machine["packages"] = {"sglang": "0.5.17"}
     systems = {name: {"command": f"python {name} --flag"} for name in ("stock", "layered")}
@@ -84,7 +89,7 @@ def test_the_report_says_what_was_measured(folder, capsys):
         assert "NVIDIA X" in content
         assert "sglang 0.5.17" in content
         assert "Warm-up of stock: 2 rounds, NOT alike at the end" in content
-        assert "1.75" in content
+        assert "1.75 yes, 2 no" in content
     # Rate 1, stock: TTFT 3 and 4 s in the two repeats; layered 0.5 and 1.5 s.
     assert "| TTFT mean, ms | 3500 (3000 … 4000) | 1000 (500 … 1500)  -71% |" in text
     # 3000 J for 4 answered requests of 101.5 prompt and 3 output tokens.
@@ -97,7 +102,7 @@ def test_every_picture_is_there_and_well_formed(folder):
     assert main(["report", str(folder)]) == 0
     expected = {
         *("cdf-ttft-1", "cdf-itl-1", "cdf-ttft-2", "cdf-itl-2", "pareto", "attainment-0"),
-        *("energy", "token-timeline", "iterations-layered"),
+        *("energy", "token-timeline", "iterations-layered", "trade-off-1", "trade-off-2"),
     }
     pictures = {path.stem: path for path in (folder / "pictures").glob("*.svg")}
     assert set(pictures) == expected
@@ -131,6 +136,9 @@ def test_a_folder_without_results_is_refused(tmp_path, folder, capsys):
     assert main(["report", str(tmp_path)]) == 2
     assert "holds no results of bench run" in capsys.readouterr().err
     (folder / "runs.jsonl").unlink()
+    assert main(["report", str(folder)]) == 0, "a search alone can be reported"
+    capsys.readouterr()
+    (folder / "searches.jsonl").unlink()
     assert main(["report", str(folder)]) == 2
     assert "holds no complete run yet" in capsys.readouterr().err
 

@@ -9,6 +9,7 @@ import torch
 
 mixed_attention = pytest.importorskip("layered_sglang.executor.mixed_attention")
 iteration = pytest.importorskip("layered_sglang.executor.iteration")
+memory_pool = pytest.importorskip("sglang.srt.mem_cache.memory_pool")
 
 LAYER = SimpleNamespace(tp_q_head_num=2, v_head_dim=3)
 
@@ -23,7 +24,17 @@ class Recorder:
 
     def forward(self, q, k, v, layer, rows, save_kv_cache, **kwargs):
         self.given = {"q": q, "k": k, "v": v, **kwargs}
+        self.stores = save_kv_cache
         return torch.full((q.shape[0], 6), self.number)
+
+
+class InPlace(Recorder):
+    """One that writes where the batch says, as FlashAttention does."""
+
+    def forward(self, q, k, v, layer, rows, *args, **kwargs):
+        return rows._attn_output.view(-1, 2, 3).copy_(
+            super().forward(q, k, v, layer, rows, *args).view(-1, 2, 3)
+        )
 
 
 def rows(tokens: int, first: int = 0):
@@ -55,6 +66,65 @@ def test_each_part_gets_its_rows_of_everything_that_has_rows():
         for name, tensor in {"q": q, "k": k, "v": v, "q_rope": rotated}.items():
             assert torch.equal(given[name], tensor[part]), name
         assert given["k_rope"] is None and given["sinks"] is sinks
+
+
+def test_backends_may_write_their_part_of_the_result_themselves():
+    attention = mixed_attention.MixedAttention(InPlace(1.0), InPlace(2.0))
+    parts = rows(5), rows(2)
+    attention.set_rows(*parts)
+    out = attention.forward(*(torch.randn(8, 2) for _ in range(3)), LAYER, None)
+    assert out[:, 5].tolist() == [1.0] * 5 + [2.0] * 2 + [0.0]
+    attention.set_rows(None, None)
+    assert all(part._attn_output is None for part in parts)
+
+
+def test_captured_layers_share_views_and_a_result_whose_padding_is_zero(monkeypatch):
+    """As a GPU replays: three captured layers, the first two at the same addresses."""
+    attention = mixed_attention.MixedAttention(Recorder(1.0), InPlace(2.0))
+    calls = []
+    monkeypatch.setattr(attention, "_attend_between_graphs", lambda *call: calls.append(call))
+    qkv = [torch.randn(8, 2) for _ in range(3)]
+    elsewhere = [torch.randn(8, 2), *qkv[1:]]
+    with attention.capturing():
+        outs = [attention.forward(*given, LAYER, None) for given in (qkv, qkv, elsewhere)]
+    assert len({out.data_ptr() for out in outs}) == 1
+    outs[0].fill_(float("nan"))  # of a batch without padding
+    seen = []
+    for cohort, decode in ((rows(5), rows(2)), (rows(3), rows(1))):
+        attention.set_rows(cohort, decode)
+        end = cohort.input_ids.shape[0] + decode.input_ids.shape[0]
+        attention.pad(end, 8)
+        for call, given in zip(calls, (qkv, qkv, elsewhere), strict=True):
+            attention._attend(*call)
+            n = cohort.input_ids.shape[0]
+            assert torch.equal(attention.cohort.given["q"], given[0][:n])
+            assert torch.equal(attention.decode.given["v"], given[2][n:end])
+            seen.append(attention.cohort.given["q"])
+        assert outs[0][:, 0].tolist() == [1.0] * n + [2.0] * (end - n) + [0.0] * (8 - end)
+        attention.set_rows(None, None)
+    assert seen[0] is seen[1] and seen[1] is not seen[2] and seen[3].shape[0] == 3
+
+
+def test_keys_and_values_of_both_parts_are_stored_at_once():
+    pool = memory_pool.MHATokenToKVPool(
+        size=64, page_size=1, dtype=torch.float32, head_num=1, head_dim=3, layer_num=1,
+        device="cpu", enable_memory_saver=False,
+    )  # fmt: skip
+    cohort, decode = Recorder(1.0), Recorder(2.0)
+    cohort.token_to_kv_pool = pool
+    attention = mixed_attention.MixedAttention(cohort, decode)
+    layer = SimpleNamespace(
+        **vars(LAYER), layer_id=0, is_cross_attention=False, k_scale=None, v_scale=None
+    )
+    attention.set_rows(rows(5), rows(2))
+    q, k, v = torch.randn(7, 6), torch.randn(7, 1, 3), torch.randn(7, 1, 3)
+    places = torch.tensor([9, 8, 7, 6, 5, 40, 41])
+    attention.forward(q, k, v, layer, SimpleNamespace(out_cache_loc=places))
+    keys, values = pool.get_kv_buffer(0)
+    assert torch.equal(keys[places], k) and torch.equal(values[places], v)
+    assert not cohort.stores and not decode.stores
+    attention.forward(q, k, v, layer, None, k_rope=k)  # the cache has other vectors then
+    assert cohort.stores and decode.stores
 
 
 @pytest.mark.parametrize("as_decode", [False, True])

@@ -40,14 +40,18 @@ def test_every_budget_is_less_by_it(monkeypatch, after_capture, left) -> None:
     assert asked == [("cuda", left, {}), ("cuda", left, {"cap_tokens": 77}), ("cuda", 0, {})]
 
 
-def runner(device: str, backend: str = "full", max_graph_rows: int = 4096) -> SimpleNamespace:
+def runner(
+    device: str, backend: str = "full", max_graph_rows: int = 4096, execution: str = "merged"
+) -> SimpleNamespace:
     config = find_preset("qwen3-30b-a3b").config
     decode = SimpleNamespace(bs=[1, 8, 32], max_bs=32, backend=backend)
     args = SimpleNamespace(
         tp_size=1,
         ep_size=1,
         cuda_graph_config=SimpleNamespace(decode=decode),
-        _layered_config=LayeredConfig(layered_cuda_graph_max_tokens=max_graph_rows),
+        _layered_config=LayeredConfig(
+            layered_cuda_graph_max_tokens=max_graph_rows, layered_execution=execution
+        ),
     )
     model_config = SimpleNamespace(
         hf_text_config=SimpleNamespace(to_dict=lambda: config),
@@ -64,3 +68,5 @@ def test_graphs_are_counted_where_they_are_captured() -> None:
     of_decode_alone = needs_of(runner("cuda", max_graph_rows=0)).graphs
     assert all_graphs > 2 * of_decode_alone > 48 * 3 * 2**19
     assert needs_of(runner("cuda")).carried == 2 * 2 * 8192 * 2048 * 2
+    overlapped = needs_of(runner("cuda", execution="overlapped"))
+    assert overlapped.graphs > all_graphs + 2**30 and overlapped.lane > 2**29

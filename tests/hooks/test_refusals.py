@@ -21,7 +21,7 @@ ASKED = {
     "--moe-dp-size": {"moe_dp_size": 2},
     "--enable-pdmux": {"enable_pdmux": True},
     "--disaggregation-mode": {"disaggregation_mode": "prefill"},
-    "--enable-lora": {"enable_lora": True},
+    "--enable-lora-overlap-loading": {"enable_lora_overlap_loading": True},
     "--enable-two-batch-overlap": {"enable_two_batch_overlap": True},
     "--enable-single-batch-overlap": {"enable_single_batch_overlap": True},
     "--is-embedding": {"is_embedding": True},
@@ -29,7 +29,7 @@ ASKED = {
     "--enable-mixed-chunk": {"enable_mixed_chunk": True},
     "--moe-a2a-backend": {"moe_a2a_backend": "deepep"},
     "--elastic-ep-backend": {"elastic_ep_backend": "mooncake"},
-    "--enable-hierarchical-cache": {"enable_hierarchical_cache": True},
+    "--hicache-storage-backend": {"hicache_storage_backend": "file"},
     "--enable-lmcache": {"enable_lmcache": True},
     "--enable-flexkv": {"enable_flexkv": True},
     "--enable-hisparse": {"enable_hisparse": True},
@@ -38,6 +38,12 @@ ASKED = {
     "--expert-distribution-recorder-mode": {"expert_distribution_recorder_mode": "per_token"},
     "--kv-canary": {"kv_canary": "log"},
     "--enable-torch-compile": {"enable_torch_compile": True},
+    "--model-impl": {"model_impl": "transformers"},
+    "--offload-group-size": {"offload_group_size": 2},
+    "--kt-weight-path": {"kt_weight_path": "/experts"},
+    "--enable-attn-tp-input-scattered": {"enable_attn_tp_input_scattered": True},
+    "--enable-mis": {"enable_mis": True},
+    "--debug-tensor-dump-output-folder": {"debug_tensor_dump_output_folder": "/dump"},
     "--use-ray": {"use_ray": True},
     "--smg-grpc-mode": {"smg_grpc_mode": True},
     "--encoder-only": {"encoder_only": True},
@@ -105,6 +111,13 @@ def test_latent_attention_on_a_backend_that_does_not_mix(plain_args):
     ) as e:
         start("DeepseekV3ForCausalLM", "fa3", "trtllm_mla")
     assert "use --attention-backend fa3 or triton" in str(e.value)
+
+
+def test_adapters_with_latent_attention(plain_args):
+    args = server_args(plain_args, "DeepseekV3ForCausalLM", enable_lora=True)
+    with pytest.raises(ConfigError, match="--enable-lora and latent attention"):
+        refusals.refuse_unsupported(args, LayeredConfig())
+    refusals.refuse_unsupported(server_args(plain_args, enable_lora=True), LayeredConfig())
 
 
 def test_unknown_architecture_names_the_supported_ones(plain_args):

@@ -8,10 +8,11 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from layered_sglang.moe.mxfp4 import dequantise
 from layered_sglang.moe.reference import fused_experts_fp32
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks" / "serving"))
-from drawn_weights import ROUTER_GAIN, draw_weights
+from drawn_weights import ROUTER_GAIN, draw_mxfp4_weights, draw_weights
 
 EXPERTS, TOP_K, HIDDEN, INTER, TOKENS = 16, 4, 512, 96, 64
 SHAPES = {
@@ -63,3 +64,28 @@ def test_experts_show_in_the_hidden_states(weights) -> None:
     share = (added.norm() / hidden.float().norm()).item()
     assert 0.05 < share < 2
     assert ((hidden + added.bfloat16()) != hidden).float().mean() > 0.9
+
+
+def test_mxfp4_experts_are_of_the_same_size() -> None:
+    """And bytes that are there after loading stay as the runner has them."""
+    layers = []
+    for layer_id in range(2):
+        layer = torch.nn.Module()
+        layer.layer_id = layer_id
+        for name, (rows, columns) in {"w13": (2 * INTER, HIDDEN), "w2": (HIDDEN, INTER)}.items():
+            for part, size in (("weight", columns // 2), ("weight_scale", columns // 32)):
+                values = torch.zeros(EXPERTS, rows, size, dtype=torch.uint8)
+                parameter = torch.nn.Parameter(values, requires_grad=False)
+                layer.register_parameter(f"{name}_{part}", parameter)
+        draw_mxfp4_weights(None, layer)
+        layers.append(layer)
+        for name, columns in (("w13", HIDDEN), ("w2", INTER)):
+            values = dequantise(
+                getattr(layer, f"{name}_weight"), getattr(layer, f"{name}_weight_scale")
+            )
+            # Scales are powers of two.
+            assert 0.7 < values.std().item() * columns**0.5 < 1.42
+    assert not torch.equal(layers[0].w2_weight, layers[1].w2_weight)
+    before = layers[0].w13_weight.clone()
+    draw_weights(None, SimpleNamespace(model=layers[0]))
+    assert torch.equal(layers[0].w13_weight, before)

@@ -307,7 +307,7 @@ def test_auto_wants_a_measurement(gpu: str, monkeypatch: pytest.MonkeyPatch) -> 
     def layer(inter: int, dtype: torch.dtype = torch.bfloat16) -> types.SimpleNamespace:
         w13 = types.SimpleNamespace(device=torch.device("cuda", 0), dtype=dtype)
         w2 = torch.empty(128, 2048, inter, device="meta")
-        return types.SimpleNamespace(w13_weight=w13, w2_weight=w2, top_k=8)
+        return types.SimpleNamespace(w13_weight=w13, w2_weight=w2, top_k=8, quant_method=None)
 
     assert moe_runner.why_not_faster(layer(768)) is None
     assert moe_runner.why_not_faster(layer(760)) == (

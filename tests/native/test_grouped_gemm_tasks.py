@@ -123,3 +123,32 @@ def test_fp8_any_counts(counts: list[int], num_weight_tiles: int, wide: bool) ->
 def test_fp8_bad_sizes_are_refused() -> None:
     with pytest.raises(ValueError, match=r"fp8_grouped_gemm_tasks: expected .*, got 0"):
         _host.fp8_grouped_gemm_tasks([1], 0)
+
+
+def assert_mxfp4_covered_once(counts: list[int], num_weight_tiles: int, many: bool) -> None:
+    tasks = _host.mxfp4_grouped_gemm_tasks(counts, num_weight_tiles, many)
+    most = _host.MXFP4_MANY_TILE_TOKENS if many else _host.MXFP4_FEW_TILE_TOKENS
+    assert_tasks_cover_once(tasks, counts, num_weight_tiles, most)
+    for *_, rows, width in tasks:
+        assert rows > 0 and width in range(16, most + 1, 16)
+
+
+@pytest.mark.parametrize("many", [False, True])
+@pytest.mark.parametrize("counts", COUNTS.values(), ids=COUNTS.keys())
+def test_mxfp4_routing_cases(counts: list[int], many: bool) -> None:
+    assert_mxfp4_covered_once(counts, 3, many)
+
+
+@pytest.mark.parametrize("many", [False, True])
+def test_mxfp4_counts_at_a_tile(many: bool) -> None:
+    assert_mxfp4_covered_once([*range(1, 3 * _host.MXFP4_MANY_TILE_TOKENS + 2)], 1, many)
+
+
+@given(st.lists(st.integers(0, 1000), min_size=1, max_size=12), st.integers(1, 9), st.booleans())
+def test_mxfp4_any_counts(counts: list[int], num_weight_tiles: int, many: bool) -> None:
+    assert_mxfp4_covered_once(counts, num_weight_tiles, many)
+
+
+def test_mxfp4_bad_sizes_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"mxfp4_grouped_gemm_tasks: expected .*, got 0"):
+        _host.mxfp4_grouped_gemm_tasks([1], 0)

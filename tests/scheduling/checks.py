@@ -35,8 +35,9 @@ class LayerCase:
         layers = self.estimator.num_layers
         return CohortView(layers, next_layer, self.cohort, self.decode, self.target)
 
-    def seconds(self, layers: int) -> float:
-        return self.estimator.merged(self.decode, self.cohort).seconds(layers)
+    def seconds(self, layers: int, first: bool = False, last: bool = False) -> float:
+        """Of an iteration with ``layers`` of the cohort's, its ``first`` or its ``last`` among them."""
+        return self.estimator.merged(self.decode, self.cohort).at(first, last).seconds(layers)
 
 
 def layer_groups(policy: LayerGroupPolicy, case: LayerCase) -> list[LayerGroup]:
@@ -53,24 +54,30 @@ def layer_groups(policy: LayerGroupPolicy, case: LayerCase) -> list[LayerGroup]:
 
 
 def check_target_is_kept(policy: LayerGroupPolicy, case: LayerCase) -> None:
-    """No iteration over the target where one layer keeps it with the margin; and the margin is kept
-    except by a last layer group that ends the cohort cheaply."""
+    """No iteration of more than one layer is over the target; and it keeps the margin, too, unless it
+    ends the cohort cheaply. So where one layer keeps the target, every iteration does."""
     if case.target is None or case.decode.requests == 0:
         return
     budget = case.target / (1 + case.estimator.margin)
-    if case.seconds(1) > budget:
-        return
     for group in layer_groups(policy, case):
-        predicted = case.seconds(group.end - group.start)
+        first, last = group.start == 0, group.end == case.estimator.num_layers
+        layers = group.end - group.start
+        predicted = case.seconds(layers, first, last)
+        if layers == 1 and case.seconds(1, True, True) > budget:
+            continue
         assert predicted <= case.target * (1 + 1e-9)
-        if group.end < case.estimator.num_layers:
+        if not last:
             assert predicted <= budget * (1 + 1e-9)
 
 
 def check_one_layer_at_least(policy: LayerGroupPolicy, case: LayerCase) -> None:
     """Also where no layer keeps the target, a layer runs: one, if the rest is not next to free."""
     groups = layer_groups(policy, case)
-    if case.target is not None and case.decode.requests and case.seconds(1) > case.target:
+    if (
+        case.target is not None
+        and case.decode.requests
+        and case.seconds(1, True, True) > case.target
+    ):
         assert all(group.end - group.start == 1 for group in groups)
 
 
@@ -83,13 +90,14 @@ def check_iterations_are_even_and_few(policy: LayerGroupPolicy, case: LayerCase)
         if limit is None
         else limit / (1 + case.estimator.margin)
     )
-    most = max(1, case.estimator.merged(case.decode, case.cohort).layers_within(limit))
+    line = case.estimator.merged(case.decode, case.cohort)
+    most = max(1, line.anywhere().layers_within(limit))
     groups = layer_groups(policy, case)
     sizes = [group.end - group.start for group in groups]
     assert len(sizes) <= -(-case.estimator.num_layers // most), "more iterations than needed"
     assert max(sizes[:-1], default=0) - min(sizes[:-1], default=0) <= 1
     assert sizes[-1] >= sizes[0] - 1, "the last iteration is left with little"
-    if len(sizes) > 1 and case.seconds(sizes[-1]) <= limit:
+    if len(sizes) > 1 and case.seconds(sizes[-1], True, True) <= limit:
         assert sizes[-1] <= sizes[0], "the last iteration is the longest"
 
 
@@ -101,7 +109,7 @@ def check_the_cheap_end_is_taken(policy: LayerGroupPolicy, case: LayerCase) -> N
     for group in layer_groups(policy, case):
         left = case.estimator.num_layers - group.start
         rest = case.seconds(left)
-        keeps = case.target is None or rest <= case.target
+        keeps = case.target is None or case.seconds(left, True, True) <= case.target
         if group.end < case.estimator.num_layers and keeps:
             assert rest - case.seconds(0) > overhead, "an iteration more for almost nothing"
 
@@ -210,7 +218,7 @@ def check_cohorts_keep_the_target(history: History, estimator: Estimator) -> Non
         if cut:
             total = CohortWork(a.tokens, total.pairs / total.tokens * a.tokens)
         budget = view.itl_target / (1 + estimator.margin)
-        if estimator.merged(view.decode, total).seconds(1) > budget:
+        if estimator.merged(view.decode, total).anywhere().seconds(1) > budget:
             assert len(works) == 1, "prompts that joined break the target"
             assert total.tokens < 2 * SMALLEST_CHUNK or a.overtakes, "a smaller chunk would keep it"
 
@@ -239,5 +247,5 @@ def duration(estimator: Estimator, view: QueueView, work: CohortWork) -> float:
         if limit is None
         else limit / (1 + estimator.margin)
     )
-    iterations = -(-layers // max(1, line.layers_within(limit)))
+    iterations = -(-layers // max(1, line.anywhere().layers_within(limit)))
     return iterations * line.seconds(0) + line.seconds(layers) - line.seconds(0)

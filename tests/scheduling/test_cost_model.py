@@ -9,7 +9,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from layered_sglang.model_zoo.published import QWEN3_30B_A3B
-from layered_sglang.scheduling import CohortWork, CostModel, DecodeWork, IterationTime, ModelShape
+from layered_sglang.scheduling import (
+    CohortView,
+    CohortWork,
+    CostModel,
+    DecodeWork,
+    Estimator,
+    IterationTime,
+    ModelShape,
+    slo_planner,
+)
 from layered_sglang.scheduling.devices import nominal_coefficients
 from layered_sglang.scheduling.model_shape import SPREAD_RANDOM
 from worlds import MOE, decodes, estimator, estimators, works
@@ -149,3 +158,26 @@ def test_a_batch_between_two_captured_sizes_costs_what_the_larger_one_does():
     above = DecodeWork(9, 9000)  # no graph: it runs as it is
     assert model.decode(above).seconds() > model.decode(eight).seconds()
     assert model.decode(DecodeWork()).seconds() == 0
+
+
+def test_an_iteration_is_computed_once_for_all_who_ask():
+    """Planning, the size of the layer group, the prediction, and later what is learnt."""
+    computed = []
+
+    class Counting(CostModel):
+        def _merged(self, decode, cohort):
+            computed.append((decode, cohort))
+            return super()._merged(decode, cohort)
+
+    planner = slo_planner(Estimator(Counting(MOE, nominal_coefficients("H200")[0], 4096)))
+    cohort = CohortWork.of_prompt(8192)
+    for context in (1000, 1004):
+        decode = DecodeWork(4, context)
+        group = planner.next_layer_group(CohortView(48, 0, cohort, decode, itl_target=0.03))
+        layers = planner.mean_layers(decode, cohort, group)
+        seconds = planner.predict(decode, cohort, layers)
+        planner.observe(decode, cohort, layers, seconds)
+    assert computed == [(DecodeWork(4, 1000), cohort), (DecodeWork(4, 1004), cohort)]
+    for tokens in range(100):  # what is kept does not grow
+        planner.predict(decode, CohortWork.of_prompt(tokens + 1), 1)
+    assert len(planner.estimator.model._lines) <= 16

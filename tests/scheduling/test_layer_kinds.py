@@ -147,7 +147,8 @@ def test_a_layer_group_keeps_the_target_where_a_layer_can(shape, decode, work, t
         assert group.end == shape.num_layers
         return
     line, budget = est.merged(decode, work), policy.budget(decode, target)
-    seconds = line.seconds(line.mean_layers(*group))
+    first, last = start == 0, group.end == shape.num_layers
+    seconds = line.at(first, last).seconds(line.mean_layers(*group))
     if group.end == shape.num_layers:
         limit = budget if target is None else target  # a cheap end may use up the margin
         assert target is None or seconds <= limit * (1 + 1e-9) or group.end == start + 1

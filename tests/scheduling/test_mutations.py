@@ -57,7 +57,7 @@ def layer_cases() -> Iterator[LayerCase]:
     grid = itertools.product(estimators, (1, 16, 128), (200, 3000, 8192))
     for est, requests, tokens in grid:
         decode, cohort = DecodeWork(requests, requests * 2000), CohortWork.of_prompt(tokens)
-        one = est.merged(decode, cohort).seconds(1)
+        one = est.merged(decode, cohort).anywhere().seconds(1)
         for target in (None, 0.9 * one, 1.05 * one, *(one * rng.uniform(1.1, 8) for _ in "abc")):
             yield LayerCase(est, cohort, decode, target)
 
@@ -153,7 +153,8 @@ MUTATIONS = [
     (POLICY, "if most >= left or", "if most + 1 >= left or", kept),
     (POLICY, "if most >= left or", "if most < left or", kept),
     (POLICY, "(1 + self.estimator.margin)", "1", kept),
-    (POLICY, "with_rest > view.itl_target", "False", kept),
+    (POLICY, "line.anywhere().seconds(rest) > view.itl_target", "False", kept),
+    (POLICY, "most = line.anywhere()", "most = line", kept),
     (
         POLICY,
         "iterations = -(-left // max(1, most))",
@@ -168,7 +169,7 @@ MUTATIONS = [
     ),
     (
         POLICY,
-        "or self._end_is_cheaper(line.seconds(0), line.seconds(left), view)",
+        "or self._end_is_cheaper(line, left, view)",
         "",
         end,
     ),

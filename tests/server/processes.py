@@ -72,11 +72,16 @@ def _ask(starter: subprocess.Popen, **request: Any) -> Any:
 
 
 def start(
-    args: list[str], env: dict[str, str], log: Path, network_namespace: str | None = None
+    args: list[str],
+    env: dict[str, str],
+    log: Path,
+    network_namespace: str | None = None,
+    warm: bool = True,
 ) -> subprocess.Popen | WarmProcess:
     """Start a server's command with its output in ``log``.
 
-    Where there is a GPU, as a user would: a CUDA context does not survive a fork.
+    Where there is a GPU, as a user would: a CUDA context does not survive a fork. So, too, unless
+    ``warm``: processes of a server that start others cannot be forked.
     """
     import torch
 
@@ -84,7 +89,7 @@ def start(
         # With a shared memory of its own, by which SGLang tells whether ranks are on one node.
         apart = 'mount -t tmpfs shm /dev/shm && exec "$@"'
         args = ["ip", "netns", "exec", network_namespace, "sh", "-c", apart, "sh", *args]
-    elif not torch.cuda.is_available():
+    elif warm and not torch.cuda.is_available():
         return WarmProcess(args, env, log)
     with open(log, "w") as out:
         return subprocess.Popen(

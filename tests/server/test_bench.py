@@ -21,14 +21,43 @@ systems:
   layered: {flags: --layer-group-tokens 256}
 workload:
   prompt_tokens: 700
-  output_tokens: 40
+  # The first answer is there well before the last one, however slow the server is.
+  output_tokens: {uniform: [10, 70]}
   arrivals: {poisson: {rate: 3}}
   requests: 9
+  router: shaped
 targets: {ttft_s: 10, itl_ms: 1000}
 repeats: 1
 expert_bytes: true
-router: shaped
 warm_up: {requests: 1, output_tokens: 4, least_rounds: 1, most_rounds: 1}
+"""
+
+
+SHARED = """\
+name: shared
+about: two starts, six systems
+model: {preset: tiny}
+systems:
+  stock: {flags: --chunked-prefill-size 1024}
+  stock-256: {on: stock, planning: {chunked_prefill_size: 256}}
+  layered: {flags: --layer-group-tokens 256}
+  fixed-2: {on: layered, planning: {num_layer_groups: 2}}
+  slo: {on: layered, planning: {itl_slo_ms: 60000}, request: {sampling_params: {top_k: 3}}}
+  wrong: {on: layered, planning: {num_layer_groups: 99}}
+workloads:
+  long: &long
+    prompt_tokens: 700
+    output_tokens: 40
+    arrivals: {poisson: {rate: 3}}
+    requests: 4
+  shaped: {<<: *long, router: shaped}
+cells:
+  - {workload: shaped, systems: [layered, stock]}
+  - {workload: long}
+targets: {ttft_s: 10, itl_ms: 1000}
+repeats: 1
+warm_up: {requests: 1, output_tokens: 4, least_rounds: 1, most_rounds: 1}
+expert_bytes: true
 """
 
 
@@ -117,16 +146,55 @@ def test_a_server_that_dies_is_reported_and_the_others_are_measured(tmp_path):
     ]
 
 
+@pytest.mark.timeout(600)
+def test_one_start_measures_systems_that_plan_differently(tmp_path):
+    scenario, out = tmp_path / "shared.yaml", tmp_path / "out"
+    scenario.write_text(SHARED)
+    printed, errors = bench("run", str(scenario), "--output", str(out)).communicate(timeout=580)
+    (failure,) = lines(out / "failures.jsonl")
+    assert failure["system"] == "wrong", printed + errors
+    assert "--num-layer-groups 99 is more than the model's 8 layers" in failure["error"]
+    runs = {(r["system"], r["workload"]): r for r in lines(out / "runs.jsonl")}
+    assert list(runs) == [
+        *[("stock", "shaped"), ("stock", "long"), ("stock-256", "long")],
+        *[("layered", "shaped"), ("layered", "long"), ("fixed-2", "long"), ("slo", "long")],
+    ]
+    assert [row["error"] for row in lines(out / "rows.jsonl")] == [""] * 28
+    assert sorted(path.name for path in (out / "logs").iterdir()) == [
+        "layered-0.log",
+        "stock-0.log",
+    ], "one start each"
+    # Chunks of SGLang's own schedule: 700 tokens at once, 256 in the cells of stock-256.
+    log = (out / "logs" / "stock-0.log").read_text()
+    assert "#new-token: 700," in log
+    assert "#new-token: 256," in log
+    trace = lines(out / "traces" / "layered-0.jsonl")
+    groups = {}
+    for system in ("layered", "fixed-2", "slo"):
+        start, end = runs[system, "long"]["monotonic"]
+        inside = [t for t in trace if start <= t["time"] <= end and t["layers"] and t["decode"]]
+        groups[system] = {t["layers"][1] - t["layers"][0] for t in inside if len(t["cohort"]) == 1}
+    assert groups["layered"] <= {2, 3}, "three groups of eight layers"
+    assert groups["fixed-2"] == {4}
+    assert groups["slo"] == {8}
+    # A shaped router reaches fewer experts.
+    for system in ("stock", "layered"):
+        loads = [runs[system, name]["experts"] for name in ("shaped", "long")]
+        shaped, uniform = (x["loads"]["prompts"] / x["iterations"]["prompts"] for x in loads)
+        assert shaped < uniform
+
+
 def expect_expert_loads(experts):
     """Eight layers of 16 experts, four of them for each token."""
     assert experts["bytes_per_expert"] == 3 * 64 * 64 * 4
     loads, iterations = experts["loads"], experts["iterations"]
-    # 40 tokens each, several requests at a time, one or more layer groups of 700 tokens before.
-    assert 40 <= iterations["decode"] <= 9 * 39
+    # Up to 70 tokens each, several requests at a time, one or more layer groups of 700 tokens before.
+    assert 40 <= iterations["decode"] <= 9 * 69
     assert 9 <= iterations["prompts"] <= 9 * 8
     for kind, count in loads.items():
         assert 8 * 4 <= count / iterations[kind] <= 8 * 16
-    assert loads["prompts"] / iterations["prompts"] > loads["decode"] / iterations["decode"]
+    # However few requests decode beside it: in its two layers or more a prompt reaches most experts.
+    assert loads["prompts"] / iterations["prompts"] > 6 * 4 + 2 * 10
 
 
 def test_a_bad_scenario_is_one_line_with_its_place(tmp_path):

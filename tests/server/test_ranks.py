@@ -56,21 +56,27 @@ class Ranks:
         return plans[0]
 
 
-def probing(folder: Path, slow: int | None) -> dict[str, str]:
+def probing(folder: Path, slow: int | None, fused: bool = False) -> dict[str, str]:
     return {
         "RANK_PROBE": str(folder),
         "SLOW_RANK": "" if slow is None else str(slow),
+        "FUSED_SUMS": "1" if fused else "",
         "PYTHONPATH": os.pathsep.join(filter(None, [str(PROBE), os.environ.get("PYTHONPATH")])),
     }
 
 
 @contextmanager
 def serving(
-    model: Path, folder: Path, count: int, *flags: str, slow: int | None = None
+    model: Path,
+    folder: Path,
+    count: int,
+    *flags: str,
+    slow: int | None = None,
+    fused: bool = False,
 ) -> Iterator[Ranks]:
     flags = (*flags, "--tp", str(count), "--enable-metrics")
     command = layered_command(model, free_port(), *flags)
-    with running(command, folder / "server.log", probing(folder, slow)) as server:
+    with running(command, folder / "server.log", probing(folder, slow, fused)) as server:
         yield Ranks(server, folder, count)
 
 
@@ -107,6 +113,19 @@ def test_four_ranks_of_which_one_is_slow(tmp_path):
         expect_stock_answers(ranks, wanted)
         plan = ranks.expect_one_plan()
     assert any(step["mode"] == "DECODE" and step["layers"] for step in plan)
+
+
+@pytest.mark.parametrize("preset", ["tiny-gpt-oss", "tiny-deepseek-v3"])
+def test_sums_over_ranks_that_wait_for_the_next_layers_norm(
+    preset, make_model, ask_stock, tmp_path
+):
+    """A layer group ends with them summed: the next layer comes an iteration later."""
+    asked = [STREAM, LONG[0], SHORT, LONG[2]]
+    answers = ask_stock(asked, model=preset)
+    wanted = {request: answer for request, (answer,) in zip(asked, answers, strict=True)}
+    with serving(make_model(preset), tmp_path, 2, *ONE_LAYER, fused=True) as ranks:
+        expect_stock_answers(ranks, wanted)
+        assert ranks.expect_one_plan()[-1]["fused_sums"] > 100
 
 
 def test_expert_parallel_ranks(make_model, tmp_path, wanted):

@@ -46,7 +46,7 @@ def test_wrong_starts_end_before_the_model_loads_in_one_line(make_model, tmp_pat
         ("--num-layer-groups", "9"): "9 is more than the model's 8 layers",
         ("--chunked-prefill-size", "512"): "contradicts --layered-max-prefill-tokens 8192",
         ("--enable-mixed-chunk",): "does not work with --enable-mixed-chunk yet",
-        ("--enable-lora", "--max-lora-rank", "8", "--lora-target-modules", "all"): "--enable-lora",
+        ("--enable-torch-compile",): "does not work with --enable-torch-compile yet",
         (
             "--model-path",
             str(unknown),

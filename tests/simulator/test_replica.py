@@ -8,16 +8,17 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from layered_sglang.model_zoo.published import QWEN3_30B_A3B
-from layered_sglang.scheduling import CohortWork, DecodeWork, ModelShape
+from layered_sglang.model_zoo.published import QWEN3_8B, QWEN3_30B_A3B
+from layered_sglang.scheduling import CohortWork, CostModel, DecodeWork, ModelShape
 from layered_sglang.scheduling.devices import nominal_coefficients
-from layered_sglang.simulator.replica import Replica
+from layered_sglang.simulator.gaps import Gaps
+from layered_sglang.simulator.replica import Replica, Request
 from layered_sglang.simulator.run import Setup, simulate, simulate_replica
 from layered_sglang.simulator.systems import System
 from layered_sglang.simulator.traffic import Traffic, make_traffic
-from layered_sglang.simulator.world import MemoCostModel, World
+from layered_sglang.simulator.world import Times, World
 
-MODEL = MemoCostModel(ModelShape.from_config(QWEN3_30B_A3B), nominal_coefficients("H200")[0], 4096)
+MODEL = CostModel(ModelShape.from_config(QWEN3_30B_A3B), nominal_coefficients("H200")[0], 4096)
 SETUP = Setup(MODEL, kv_tokens=600_000)
 SYSTEMS = [
     *(System("slo", 30), System("fixed", 512), System("groups", 8)),
@@ -40,7 +41,7 @@ drawn = st.lists(
 
 def run(system: System, requests: Traffic, **setup) -> Replica:
     merged = Setup(**({"model": MODEL, "kv_tokens": 600_000} | setup))
-    world = World(MODEL, merged.noise, merged.bias, merged.seed)
+    world = system.world(MODEL, merged.noise, merged.bias, merged.seed)
     schedule = system.schedule(MODEL, merged.max_prefill_tokens, merged.differs)
     replica = Replica(requests, schedule, world, merged.kv_tokens, merged.max_running)
     replica.run()  # asserts that no request and no KV slot is left at its end
@@ -96,42 +97,61 @@ def test_the_same_traffic_gives_the_same_result_in_any_number_of_processes(syste
     assert one.joules == two.joules
 
 
-def test_one_request_takes_its_prefill_and_then_its_decode_iterations():
-    for system in SYSTEMS:
-        outcome = simulate_replica(system, SETUP, traffic((1.0, 400, 4)))
-        prefill = MODEL.prefill(CohortWork.of_prompt(400)).seconds()
-        decode = [MODEL.decode(DecodeWork(1, 400 + i)).seconds() for i in range(3)]
-        assert outcome.ttft[0] == pytest.approx(prefill)
-        assert outcome.e2e[0] == pytest.approx(prefill + sum(decode))
-        assert outcome.worst[0] == pytest.approx(max(decode))
-        assert outcome.finished_at == pytest.approx(1.0 + outcome.e2e[0])
+@every_system
+def test_one_request_takes_its_prefill_and_then_its_decode_iterations(system):
+    """The host is longer with this prefill than the GPU, and launches a decode iteration before it looks
+    for the first token."""
+    outcome = simulate_replica(system, SETUP, traffic((1.0, 400, 4)))
+    model = dataclasses.replace(MODEL, decode_sizes=system.graph_sizes(256))
+    world = system.world(model, 0.0, 1.0, 0)
+    prefill = max(world.prefill(CohortWork.of_prompt(400)))
+    decode = [world.decode(1, 400 + i)[0] for i in range(3)]
+    assert outcome.ttft[0] == pytest.approx(prefill + world.launch_decode)
+    assert outcome.e2e[0] == pytest.approx(prefill + sum(decode))
+    assert outcome.worst[0] == pytest.approx(max(decode))
+    assert outcome.finished_at == pytest.approx(1.0 + outcome.e2e[0])
 
 
 @pytest.mark.parametrize("overlap", [True, False])
 def test_a_prompt_beside_a_stream_by_hand(overlap):
     """One stream; a prompt of 1024 tokens comes: two layer groups, against SGLang's whole prefill.
 
-    With overlap the iteration after the one in which it comes is planned already.
+    With overlap the iteration after the one in which it comes is planned already; and the token before a
+    whole prefill, whose launch takes long, is seen when that is launched.
     """
     model = dataclasses.replace(MODEL, overlap=overlap)
     setup = dataclasses.replace(SETUP, model=model)
-    requests = traffic((0.0, 400, 60), (0.05, 1024, 1))
-    start = model.prefill(CohortWork.of_prompt(400)).seconds()
-    ticks, now, begun = 0, start, 0.0
-    while (begun if overlap else now) < 0.05:
-        begun = now
-        now += model.decode(DecodeWork(1, 400 + ticks)).seconds()
-        ticks += 1
+    requests = traffic((0.0, 400, 60), (0.1, 1024, 2))
     work = CohortWork.of_prompt(1024)
-    groups = [model.merged(DecodeWork(1, 400 + ticks + i), work).seconds(24) for i in (0, 1)]
+
+    def until_it_is_planned(world):
+        start = world.prefill(CohortWork.of_prompt(400))
+        ticks, now, begun = 0, max(start) if overlap else sum(start), 0.0
+        while (begun if overlap else now) < 0.1:
+            begun = now
+            now += world.decode(1, 400 + ticks)[0]
+            ticks += 1
+        return ticks, now, begun
+
     fixed = simulate_replica(System("fixed", 512), setup, requests)
-    assert fixed.ttft[1] == pytest.approx(now - 0.05 + sum(groups))
+    ticks, now, _ = until_it_is_planned(System("fixed", 512).world(model, 0.0, 1.0, 0))
+    lines = [model.merged(DecodeWork(1, 400 + ticks + i), work) for i in (0, 1)]
+    groups = [lines[0].at(True, False).seconds(24), lines[1].at(False, True).seconds(24)]
+    assert fixed.ttft[1] == pytest.approx(now - 0.1 + sum(groups))
     assert fixed.worst[0] == pytest.approx(max(groups))
-    whole = model.prefill(work).seconds()
+
     first = simulate_replica(System("chunked", 8192), setup, requests)
-    assert first.ttft[1] == pytest.approx(now - 0.05 + whole)
-    gap = whole + model.decode(DecodeWork(1, 400 + ticks)).seconds()
-    assert first.worst[0] == pytest.approx(gap)
+    world = System("chunked", 8192).world(model, 0.0, 1.0, 0)
+    ticks, now, begun = until_it_is_planned(world)
+    device, host = world.prefill(work)
+    if overlap:
+        assert begun + host > now + device, "the host is longer with it than the GPU"
+        assert first.ttft[1] == pytest.approx(begun + host - 0.1 + world.launch_decode)
+        assert first.worst[0] == pytest.approx(host)
+    else:
+        assert first.ttft[1] == pytest.approx(now - 0.1 + device + host)
+        gap = device + host + world.decode(2, 1424 + ticks)[0]
+        assert first.worst[0] == pytest.approx(gap)
 
 
 def test_a_cached_prefix_is_not_computed_again():
@@ -148,3 +168,42 @@ def test_expert_bytes_are_those_of_the_layers_that_ran():
     expected = 48 * shape.expert_params * 2
     expected *= shape.experts_reached(400) + 2 * shape.experts_reached(1)
     assert outcome.expert_bytes == pytest.approx(expected)
+
+
+def test_a_long_launch_lets_everyone_see_the_last_token_late_and_the_next_one_early():
+    """Three streams; launching a prefill takes 60 ms, the decode iteration before it 10."""
+    replica = run(System("fixed", 512), traffic((0.0, 1, 1)))  # done: its clock and gaps are used
+    replica.running = {i: Request(i, 0.0, 10, 9, -1) for i in range(3)}
+    replica.joiners = [replica.running[2]]
+    replica.gaps, replica.now, replica.last_decode, replica.seen = Gaps(), 1.01, 1.0, 1.0
+    replica.running[2].last = replica.running[2].first = 1.01
+    replica.running[2].generated, replica._unseen = 1, True
+    replica.gaps.add(0.01, 2)
+    replica.gaps.note(7, 0.01)
+    replica.ticks, replica.last_decode, replica._last_gaps = 7, 1.01, (0.01, 0.01)
+    replica.advance(Times(0.03, 0.06))
+    assert replica.last_decode == replica.running[2].first == pytest.approx(1.06)
+    assert replica.gaps.worst_after(6) == pytest.approx(0.06)
+    assert replica.gaps.total == pytest.approx(2 * 0.06) and replica.gaps.count == 2
+    assert replica.seen == replica.now == pytest.approx(1.06)  # the GPU was done before the launch
+    replica.advance(Times(0.03, 0.001))
+    assert (replica.seen, replica.now) == (pytest.approx(1.061), pytest.approx(1.09))
+
+
+def test_stocks_kernels_cost_what_was_measured():
+    """The whole layer's experts by Triton against the fused experts', and a mixed chunk's decode rows."""
+    world = System("mixed", 512).world(MODEL, 0.0, 1.0, 0)
+    plain = World(MODEL)
+    for tokens, least, most in ((512, 0, 0), (8192, 0.2e-3, 0.6e-3)):
+        work = CohortWork.of_prompt(tokens)
+        more = (world.prefill(work).device - plain.prefill(work).device) / 48
+        assert least * 0.9 - 3e-6 <= more <= most
+    assert world.decode(4, 4000)[0] / plain.decode(4, 4000)[0] == pytest.approx(1.03, abs=0.02)
+    chunk = CohortWork.of_prompt(500, 4000)
+    alone = world.mixed(DecodeWork(0, 0), chunk).device
+    waves = [world.mixed(DecodeWork(n, n * 8000), chunk).device - alone for n in (2, 16, 40)]
+    assert waves[0] > 2e-3 and waves[1] < 1.6 * waves[0], "one wave, however many requests"
+    assert waves[2] > 1.5 * waves[1], "two waves"
+    dense = ModelShape.from_config(QWEN3_8B)
+    small = dataclasses.replace(MODEL, shape=dense)
+    assert System("chunked", 512).world(small, 0.0, 1.0, 0)._experts_more(8192) == 0

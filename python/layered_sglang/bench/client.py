@@ -6,6 +6,7 @@ import asyncio
 import json
 import time
 import uuid
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -33,6 +34,7 @@ class Row:
     """What was measured of one request; a line of rows.jsonl.
 
     Attributes:
+        workload: its name in the scenario.
         arrival: seconds after the run's start at which it was to be sent.
         sent_s: seconds after the run's start at which it was sent.
         ttft_s: seconds from then to the first token, None without one.
@@ -43,6 +45,7 @@ class Row:
     """
 
     system: str
+    workload: str
     repeat: int
     rate: float | None
     index: int
@@ -111,10 +114,17 @@ class Prepared:
     output_tokens: int
 
 
-def prepare(endpoint: Endpoint, request: Request, rid: str) -> Prepared:
-    """``rid``: the request's id; an endpoint that is not SGLang's does not get it."""
+def prepare(
+    endpoint: Endpoint, request: Request, rid: str, fields: Mapping[str, Any] | None = None
+) -> Prepared:
+    """A request for an endpoint.
+
+    Args:
+        rid: the request's id; an endpoint that is not SGLang's does not get it.
+        fields: more fields of its body; mappings are put into one another.
+    """
     path, body = _native(request, rid) if endpoint.native else _openai(request, endpoint.model)
-    content = json.dumps(body).encode()
+    content = json.dumps(_merged(body, fields or {})).encode()
     return Prepared(endpoint.url + path, content, endpoint.native, request.output_tokens)
 
 
@@ -143,6 +153,15 @@ async def send(session: aiohttp.ClientSession, prepared: Prepared, row: Row, sta
         row.error = row.error or f"{type(error).__name__}: {error}".rstrip(": ")
     if not row.error and row.output_tokens < prepared.output_tokens:
         row.error = f"{row.output_tokens} of {prepared.output_tokens} tokens came"
+
+
+def _merged(body: Mapping[str, Any], fields: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(body)
+    for name, value in fields.items():
+        inner = merged.get(name)
+        both = isinstance(value, Mapping) and isinstance(inner, Mapping)
+        merged[name] = _merged(inner, value) if both else value  # type: ignore[arg-type]
+    return merged
 
 
 def _native(request: Request, rid: str) -> tuple[str, dict[str, Any]]:

@@ -15,12 +15,12 @@ from pathlib import Path
 
 from layered_sglang.bench.console import Console
 from layered_sglang.bench.located import ScenarioError
-from layered_sglang.bench.report.write import write_report
+from layered_sglang.bench.report.write import write_picture, write_report
 from layered_sglang.bench.scenario import Scenario, find_scenario, load_scenario
 from layered_sglang.bench.session import Session
 from layered_sglang.bench.store import Store, StoreError
 from layered_sglang.bench.summary import summarise
-from layered_sglang.bench.table import as_text, rates, table
+from layered_sglang.bench.table import as_text, points, table
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -46,6 +46,12 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--time-limit", type=float, metavar="S", help="stop cleanly after this many seconds")
     report = commands.add_parser("report", help="write report.html, report.md and pictures")
     report.add_argument("folder", type=Path, metavar="DIR", help="results of bench run")
+    report.add_argument(
+        "--picture",
+        nargs=2,
+        metavar=("NAME", "FILE"),
+        help="write this picture alone, as SVG or PNG by the file's name",
+    )
     return parser.parse_args(argv)
 
 
@@ -58,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     args = parse_args(argv)
     if args.command == "report":
-        return _report(args.folder)
+        return _report(args.folder, args.picture)
     # However the run is ended, its servers end too; a shell's background job ignores SIGINT.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
@@ -94,9 +100,13 @@ def _run(args: argparse.Namespace, command: Sequence[str]) -> int:
     return status
 
 
-def _report(folder: Path) -> int:
+def _report(folder: Path, picture: Sequence[str] | None) -> int:
     try:
-        written = write_report(folder)
+        if picture:
+            write_picture(folder, picture[0], Path(picture[1]))
+            written = [Path(picture[1])]
+        else:
+            written = write_report(folder)
     except StoreError as error:
         print(f"bench: {error}", file=sys.stderr)
         return 2
@@ -113,7 +123,12 @@ def _only(scenario: Scenario, names: str | None) -> Scenario:
     for name in wanted:
         if name not in known:
             raise ScenarioError(f"--only {name}: no such system; there are: {', '.join(known)}")
-    return replace(scenario, systems=tuple(s for s in scenario.systems if s.name in wanted))
+    searches = [
+        replace(search, systems=tuple(name for name in search.systems if name in wanted))
+        for search in scenario.searches
+    ]
+    cells = tuple(cell for cell in scenario.cells if cell.system in wanted)
+    return replace(scenario, cells=cells, searches=tuple(searches))
 
 
 def _print_summary(scenario: Scenario, store: Store, console: Console) -> None:
@@ -123,11 +138,11 @@ def _print_summary(scenario: Scenario, store: Store, console: Console) -> None:
         store.lines("rows.jsonl"), runs, scenario.targets, scenario.short_prompt_tokens
     )
     store.write("summary.json", summary)
-    for rate in rates(summary):
+    for point in points(summary):
         console.plain("")
-        if rate is not None:
-            console.plain(f"{rate:g} requests/s")
-        for line in as_text(table(summary, rate)):
+        if point.title:
+            console.plain(point.title)
+        for line in as_text(table(summary, point)):
             console.plain(line)
     console.plain("")
     console.plain(f"results in {store.folder}; a report: python -m layered_sglang.bench report DIR")

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import gc
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import Any
 
 from layered_sglang.bench.client import Endpoint, Prepared, Row, open_session, prepare, send
 from layered_sglang.bench.workload import Request
@@ -45,21 +46,25 @@ async def drive(
     report: Callable[[Progress], None],
     finished: Callable[[Row], None],
     check: Callable[[], None],
+    fields: Mapping[str, Any] | None = None,
 ) -> float:
     """Send ``requests`` and wait for all answers.
 
     Args:
         rows: of the requests, to be filled in.
         request_seconds: after which an answer counts as failed.
-        report: called a few times a second.
+        report: called a few times a second; what it raises ends the run.
         finished: called with each row when its answer is complete or has failed.
         check: called a few times a second; what it raises ends the run.
+        fields: more fields of every request.
 
     Returns:
         Seconds from the start to the last answer.
     """
     progress = Progress()
-    prepared = [prepare(endpoint, r, row.rid) for r, row in zip(requests, rows, strict=True)]
+    prepared = [
+        prepare(endpoint, r, row.rid, fields) for r, row in zip(requests, rows, strict=True)
+    ]
 
     async def one(request: Prepared, row: Row) -> None:
         await asyncio.sleep(max(0.0, start + row.arrival - time.perf_counter()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -9,6 +10,10 @@ from typing import Any, TypeVar
 import yaml
 
 T = TypeVar("T")
+D = TypeVar("D")
+
+#: Of systems and workloads: they become names of files.
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 class ScenarioError(Exception):
@@ -48,17 +53,21 @@ class Located:
             loader.dispose()
 
     def items(self) -> list[tuple[str, Located]]:
-        """The keys of a mapping with their nodes, in the file's order."""
+        """The keys of a mapping with their nodes, in the file's order; ``<<: *other`` adds another's."""
         if not isinstance(self._node, yaml.MappingNode):
             raise self.error(f"expected keys and values, got {self._short()}")
         found: dict[str, Located] = {}
+        merged: dict[str, Located] = {}
         for key_node, node in self._node.value:
             name = str(key_node.value)
+            if name == "<<":
+                merged |= dict(Located(node, self._source, self.key).items())
+                continue
             child = Located(node, self._source, f"{self.key}.{name}" if self.key else name)
             if name in found:
                 raise child.error("this key is there twice")
             found[name] = child
-        return list(found.items())
+        return list((merged | found).items())
 
     def elements(self) -> list[Located]:
         """The elements of a list; one value that is no list counts as a list of it."""
@@ -81,7 +90,7 @@ class Located:
             raise self.error(f"the key {name!r} is missing")
         return child
 
-    def get(self, name: str, read: Callable[[Located], T], default: T) -> T:
+    def get(self, name: str, read: Callable[[Located], T], default: D) -> T | D:
         """``read`` of a key's value, or the default where the key is absent."""
         child = self.optional(name)
         return default if child is None else read(child)

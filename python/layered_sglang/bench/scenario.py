@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import os
-import re
-import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from layered_sglang.bench import located
-from layered_sglang.bench.located import Located, ScenarioError
-from layered_sglang.bench.workload import Workload, read_workload
+from layered_sglang.bench.cells import Cell, read_cells, read_rates
+from layered_sglang.bench.located import NAME, Located, ScenarioError
+from layered_sglang.bench.rate_search import Search, read_searches
+from layered_sglang.bench.target import Target, read_targets
+from layered_sglang.bench.under_test import System, read_flags, read_systems
+from layered_sglang.bench.workload import ROUTERS, Workload, read_workload
 from layered_sglang.model_zoo import PRESETS, UnknownPresetError, find_preset
 
-ROUTERS = ("uniform", "shaped")
-KINDS = ("stock", "layered", "url")
-_NO_TEXTS: tuple[str, ...] = ()
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+#: The one workload of a scenario that names none.
+UNNAMED = ""
 
 
 @dataclass(frozen=True)
@@ -31,49 +31,6 @@ class Model:
     preset: str | None
     path: str | None
     vocabulary: int
-
-
-@dataclass(frozen=True)
-class System:
-    """A system under test.
-
-    Attributes:
-        kind: stock and layered are started here; url runs already.
-        flags: of its server, after the scenario's own.
-        environment: of its server.
-        url: base address of an OpenAI-compatible endpoint, without ``/v1``.
-        model: the name by which that endpoint knows its model.
-    """
-
-    name: str
-    kind: str
-    flags: tuple[str, ...] = ()
-    environment: tuple[tuple[str, str], ...] = ()
-    url: str = ""
-    model: str = ""
-
-
-@dataclass(frozen=True)
-class Target:
-    """A service level: a request counts if it keeps both.
-
-    Attributes:
-        ttft_s: most seconds to the first token.
-        itl_ms: most milliseconds between any two tokens.
-    """
-
-    ttft_s: float
-    itl_ms: float
-
-
-@dataclass(frozen=True)
-class Search:
-    """Look for the highest rate at which ``attainment`` of the requests keep the first target."""
-
-    low: float
-    high: float
-    attainment: float = 0.9
-    steps: int = 5
 
 
 @dataclass(frozen=True)
@@ -93,13 +50,12 @@ class Scenario:
     Attributes:
         about: one line for the report.
         short_prompt_tokens: the table has TTFT of shorter prompts, too; None: it has not.
-        rates: requests per second to run at, or empty for the workload's own arrivals.
-        repeats: runs of every system at every rate.
+        cells: runs within one life of a server are in this order.
+        repeats: runs of every cell.
         repeats_per_start: of these, runs within one life of the servers.
         resident: one: a server at a time; all: all at once, taking turns.
         iteration_trace: have the servers that can write which layers each iteration ran.
         expert_bytes: count the experts that each layer loads (costs two small kernels a layer).
-        router: of dummy weights: uniform as they are, or shaped like a trained model's.
         request_seconds: after which an answer counts as failed.
     """
 
@@ -107,20 +63,27 @@ class Scenario:
     about: str
     model: Model
     systems: tuple[System, ...]
-    workload: Workload
+    workloads: Mapping[str, Workload]
     targets: tuple[Target, ...]
     short_prompt_tokens: int | None
-    rates: tuple[float, ...]
-    search: Search | None
+    cells: tuple[Cell, ...]
+    searches: tuple[Search, ...]
     repeats: int
     repeats_per_start: int
     resident: str
     warm_up: WarmUp
     iteration_trace: bool
     expert_bytes: bool
-    router: str
     start_seconds: float
     request_seconds: float
+
+    def system(self, name: str) -> System:
+        return next(system for system in self.systems if system.name == name)
+
+    @property
+    def shapes_routers(self) -> bool:
+        """Whether a workload wants the routers shaped."""
+        return any(w.router != ROUTERS[0] for w in self.workloads.values())
 
 
 def load_scenario(path: Path, overrides: Sequence[str] = ()) -> Scenario:
@@ -133,40 +96,68 @@ def load_scenario(path: Path, overrides: Sequence[str] = ()) -> Scenario:
         ScenarioError: one line that names file, line and key.
     """
     root = located.load(path, overrides)
-    flags = root.get("flags", _flags, _NO_TEXTS)
-    systems = _systems(root.required("systems"), flags)
-    workload = read_workload(root.required("workload"))
-    search = root.get("search", _search, None)
-    targets = root.get("targets", _targets, _targets(None))
-    rates = root.get("rates", _rates, _rates(None))
-    if search is not None and not targets:
-        raise root.required("search").error("needs targets")
+    systems = read_systems(root.required("systems"), root.get("flags", read_flags, ()))
+    names = tuple(system.name for system in systems)
+    workloads = _workloads(root)
+    targets = root.get("targets", read_targets, ())
+    searches = root.get("search", lambda at: read_searches(at, names, list(workloads), targets), ())
     scenario = Scenario(
         name=root.get("name", Located.text, path.stem),
         about=root.get("about", Located.text, ""),
         model=_model(root.required("model")),
         systems=systems,
-        workload=workload,
+        workloads=workloads,
         targets=targets,
         short_prompt_tokens=root.get("short_prompt_tokens", Located.count, None),
-        rates=rates,
-        search=search,
+        cells=_cells(root, names, tuple(workloads), bool(searches)),
+        searches=searches,
         repeats=root.get("repeats", Located.count, 3),
         repeats_per_start=root.get("repeats_per_start", Located.count, 1),
         resident=root.get("resident", lambda at: at.choice(("one", "all")), "one"),
         warm_up=root.get("warm_up", _warm_up, WarmUp()),
         iteration_trace=root.get("iteration_trace", Located.flag, True),
         expert_bytes=root.get("expert_bytes", Located.flag, False),
-        router=root.get("router", lambda at: at.choice(ROUTERS), ROUTERS[0]),
         start_seconds=root.get("start_seconds", Located.positive, 600.0),
         request_seconds=root.get("request_seconds", Located.positive, 300.0),
     )
     root.finish()
-    if scenario.router != ROUTERS[0] and scenario.model.preset is None:
-        raise root.required("router").error(
-            "is for the weights of a preset; a real model has its own"
+    if scenario.shapes_routers and scenario.model.preset is None:
+        raise root.error(
+            "router: shaped is for the weights of a preset; a real model has its own router"
         )
     return scenario
+
+
+def _workloads(root: Located) -> dict[str, Workload]:
+    """``workload``, or ``workloads`` with their names."""
+    router = root.get("router", lambda at: at.choice(ROUTERS), ROUTERS[0])
+    several = root.optional("workloads")
+    if several is None:
+        return {UNNAMED: read_workload(root.required("workload"), router)}
+    if root.optional("workload") is not None:
+        raise several.error("there is a workload, too; put it among the workloads")
+    for name, node in several.items():
+        if not NAME.fullmatch(name):
+            raise node.error("a workload's name has letters, digits, '.', '_' and '-' only")
+    named = {name: read_workload(node, router) for name, node in several.items()}
+    if not named:
+        raise several.error("there is no workload")
+    return named
+
+
+def _cells(
+    root: Located, systems: Sequence[str], workloads: Sequence[str], searched: bool
+) -> tuple[Cell, ...]:
+    """``cells``; without them every workload under every system, at the scenario's ``rates``."""
+    cells, rates = root.optional("cells"), root.optional("rates")
+    if cells is not None:
+        if rates is not None:
+            raise rates.error("the cells have their own; leave it out")
+        return read_cells(cells, systems, workloads)
+    if rates is None and searched:
+        return ()
+    chosen = (None,) if rates is None else read_rates(rates)
+    return tuple(Cell(s, w, rate) for w in workloads for rate in chosen for s in systems)
 
 
 def _model(at: Located) -> Model:
@@ -182,75 +173,6 @@ def _model(at: Located) -> Model:
             raise at.required("preset").error(str(error)) from error
         return Model(preset, None, vocabulary or size)
     return Model(None, path, vocabulary or 10_000)
-
-
-def _systems(at: Located, common: tuple[str, ...]) -> tuple[System, ...]:
-    systems = []
-    for name, node in at.items():
-        if not _NAME.fullmatch(name):
-            raise node.error("a system's name has letters, digits, '.', '_' and '-' only")
-        url = node.get("url", Located.text, "")
-        default = "url" if url else name if name in KINDS else ""
-        kind = node.get("server", lambda n: n.choice(KINDS), default)
-        flags = node.get("flags", _flags, _NO_TEXTS)
-        environment = node.get("environment", _environment, _environment(None))
-        model = node.get("model", Located.text, "default")
-        node.finish()
-        if not kind:
-            raise node.error("needs server: stock, server: layered or a url")
-        if (kind == "url") != bool(url):
-            raise node.error("a url goes with a system that is not started here, and only there")
-        if kind == "url" and (flags or environment):
-            raise node.error("runs already, so flags and environment have no effect")
-        systems.append(
-            System(name, kind, (*common, *flags), environment, url.rstrip("/"), model)
-            if kind != "url"
-            else System(name, kind, url=url.rstrip("/").removesuffix("/v1"), model=model)
-        )
-    if not systems:
-        raise at.error("there is no system to measure")
-    return tuple(systems)
-
-
-def _flags(at: Located) -> tuple[str, ...]:
-    """A text as a shell would split it, or a list."""
-    try:
-        return tuple(word for node in at.elements() for word in shlex.split(node.text()))
-    except ValueError as error:
-        raise at.error(f"cannot be split into flags: {error}") from error
-
-
-def _environment(at: Located | None) -> tuple[tuple[str, str], ...]:
-    return tuple((name, node.text()) for name, node in at.items()) if at else ()
-
-
-def _rates(at: Located | None) -> tuple[float, ...]:
-    return tuple(element.positive() for element in at.elements()) if at else ()
-
-
-def _targets(at: Located | None) -> tuple[Target, ...]:
-    return tuple(_target(element) for element in at.elements()) if at else ()
-
-
-def _target(at: Located) -> Target:
-    target = Target(at.required("ttft_s").positive(), at.required("itl_ms").positive())
-    at.finish()
-    return target
-
-
-def _search(at: Located) -> Search:
-    search = Search(
-        at.required("low").positive(),
-        at.required("high").positive(),
-        at.get("attainment", Located.positive, Search.attainment),
-        at.get("steps", Located.count, Search.steps),
-    )
-    at.finish()
-    if search.low >= search.high:
-        raise at.error(f"low ({search.low:g}) must be below high ({search.high:g})")
-    if search.attainment > 1:
-        raise at.error(f"attainment is a share of requests, at most 1; got {search.attainment:g}")
-    return search
 
 
 def _warm_up(at: Located) -> WarmUp:

@@ -2,51 +2,33 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
-from datetime import datetime, timezone
 from pathlib import Path
 
-from layered_sglang.bench.client import Endpoint, Row, new_rid
-from layered_sglang.bench.console import Console, Errors
-from layered_sglang.bench.drive import Progress, drive
-from layered_sglang.bench.expert_bytes import read_expert_loads
-from layered_sglang.bench.measure import Gpus, Meter, describe_machine, fetch, server_info
-from layered_sglang.bench.rate_search import search_rate
-from layered_sglang.bench.scenario import Scenario, System
+from layered_sglang.bench.cells import Cell
+from layered_sglang.bench.client import Endpoint
+from layered_sglang.bench.console import Console
+from layered_sglang.bench.live import Live, SwitchRefused
+from layered_sglang.bench.measure import Gpus, server_info
+from layered_sglang.bench.one_run import Runner
+from layered_sglang.bench.rate_search import Search, search_rate
+from layered_sglang.bench.scenario import Scenario
 from layered_sglang.bench.store import Store
-from layered_sglang.bench.summary import attainment
-from layered_sglang.bench.systems import Launch, make_launch, write_model_folder
+from layered_sglang.bench.systems import Launch, describe_systems, make_launch, write_model_folder
+from layered_sglang.bench.under_test import System
 from layered_sglang.bench.warm_up import WarmUpFailed, warm_up
-from layered_sglang.bench.workload import make_requests
-from layered_sglang.local_server import Server, ServerFailed, running_server
+from layered_sglang.local_server import ServerFailed, running_server
 
-FLUSH_SECONDS = 60
+#: A run's last answer comes after this many times the seconds in which its requests arrive, or so.
+ANSWERED = 1.2
 
 
 class TimeUp(Exception):
     """The time limit is reached."""
-
-
-@dataclass
-class Live:
-    """A system that answers.
-
-    Attributes:
-        server: its process, None where it was not started here.
-        warm_up: what was seen of the warm-up.
-    """
-
-    system: System
-    endpoint: Endpoint
-    server: Server | None
-    launch: Launch | None
-    warm_up: dict[str, object] = field(default_factory=dict)
 
 
 class Session:
@@ -69,16 +51,17 @@ class Session:
         self._gpus = Gpus()
         self._model = ""
         self._done = store.done()
-        self._searched = {(s["system"], s["repeat"]) for s in store.lines("searches.jsonl")}
+        self._searched = store.searched()
         self._failed: set[str] = set()
-        self._described: dict[str, object] = {}
+        self._runner = Runner(scenario, store, self._gpus, console, self._check)
 
     def run(self) -> bool:
         """All that is to be run and is not yet. Returns whether all of it was measured."""
         scenario = self._scenario
         self._model = write_model_folder(scenario, self._scratch / "model")
-        self._describe()
+        describe_systems(self._store, scenario, self._gpus)
         lives = math.ceil(scenario.repeats / scenario.repeats_per_start)
+        self._console.line(self._outlook(lives))
         try:
             for life in range(lives):
                 first = life * scenario.repeats_per_start
@@ -89,6 +72,21 @@ class Session:
             return False
         return not self._failed
 
+    def _outlook(self, lives: int) -> str:
+        """What is still to be run."""
+        scenario, starts, runs, seconds = self._scenario, 0, 0, 0.0
+        for life in range(lives):
+            first = life * scenario.repeats_per_start
+            repeats = range(first, min(first + scenario.repeats_per_start, scenario.repeats))
+            for system in scenario.systems:
+                cells = [c for repeat in repeats for c in self._open(system, repeat)]
+                workloads = [scenario.workloads[cell.workload] for cell in cells]
+                starts += bool(cells) and system.kind != "url"
+                runs += len(cells)
+                seconds += sum(w.duration or 0.0 for w in workloads)
+        arrive = f"; requests arrive for {seconds:.0f} s in all" if seconds else ""
+        return f"{runs} runs in {starts} server starts{arrive}"
+
     def _life(self, life: int, repeats: Sequence[int]) -> None:
         """These repeats, each within one start of the servers.
 
@@ -97,16 +95,17 @@ class Session:
         wanted = [
             system
             for system in self._scenario.systems
-            if self._open_keys(system, repeats) and system.name not in self._failed
+            if system.server == system.name
+            and any(
+                self._open(system, repeat) or self._to_search(system, repeat) for repeat in repeats
+            )
         ]
         if self._scenario.resident == "one":
             for system in wanted[:: 1 if life % 2 == 0 else -1]:
                 with ExitStack() as stack:
                     live = self._enter(stack, system, life)
-                    if live is None:
-                        continue
                     for repeat in repeats:
-                        if not self._runs(live, repeat):
+                        if live is None or not self._runs(live, repeat):
                             break
             return
         with ExitStack() as stack:
@@ -116,16 +115,41 @@ class Session:
                     if not self._runs(live, repeat):
                         up = [other for other in up if other is not live]
 
+    def _open(self, server: System, repeat: int) -> list[Cell]:
+        """Cells on this server that are still to be measured, in the scenario's order."""
+        return [
+            cell
+            for cell in self._scenario.cells
+            if self._scenario.system(cell.system).server == server.name
+            and (cell, repeat) not in self._done
+            and cell.system not in self._failed
+        ]
+
+    def _to_search(self, server: System, repeat: int) -> list[tuple[Search, str]]:
+        """Searches on this server that are still to be made, with their systems."""
+        return [
+            (search, name)
+            for search in self._scenario.searches
+            for name in search.systems
+            if self._scenario.system(name).server == server.name
+            and (name, repeat, search.workload, search.target.name) not in self._searched
+            and name not in self._failed
+        ]
+
     def _enter(self, stack: ExitStack, system: System, life: int) -> Live | None:
-        """The system, started and warm; None when that failed, which is noted."""
+        """The system's server, started and warm; None when that failed, which is noted."""
         try:
             live = stack.enter_context(self._started(system, life))
-            show = self._prefixed(system.name)
-            live.warm_up = warm_up(self._scenario, live.endpoint, show, self._check(live))
+            live.warm_up = warm_up(
+                self._scenario,
+                live.endpoint,
+                self._prefixed(system.name),
+                lambda: self._check(live),
+            )
         except ServerFailed as failure:
-            self._fail(system, str(failure), failure.log_end)
+            self._fail_server(system, str(failure), failure.log_end)
         except WarmUpFailed as failure:
-            self._fail(system, str(failure))
+            self._fail_server(system, str(failure))
         else:
             unstable = "" if live.warm_up["stable"] else ", not yet stable"
             seconds = ", ".join(f"{s:.1f}" for s in live.warm_up["seconds"])  # type: ignore[attr-defined]
@@ -152,121 +176,78 @@ class Session:
         with running_server(
             launch.command, log, progress, launch.environment, self._scenario.start_seconds
         ) as server:
-            self._describe(system, launch, server_info(server.url))
+            self._describe(system, launch, server.url)
             yield Live(system, Endpoint(server.url, True), server, launch)
             self._console.show(f"{system.name}: stopping the server")
 
+    def _describe(self, system: System, launch: Launch, url: str) -> None:
+        describe_systems(self._store, self._scenario, self._gpus, system, launch, server_info(url))
+
     def _runs(self, live: Live, repeat: int) -> bool:
-        """One repeat at every rate; False when the system failed."""
-        scenario = self._scenario
+        """One repeat of every cell and search on this server; False when the server failed."""
         try:
-            for rate in self._rates():
-                if (live.system.name, repeat, rate) not in self._done:
-                    self._measure(live, repeat, rate)
-            if scenario.search is not None and (live.system.name, repeat) not in self._searched:
-                target = scenario.targets[0]
-                best = search_rate(
-                    scenario.search,
-                    lambda rate: attainment(self._measure(live, repeat, rate, True), target),
-                )
-                record = {"system": live.system.name, "repeat": repeat, "rate": best}
-                self._store.append("searches.jsonl", json.dumps(record))
-                found = "none" if best is None else f"{best:.2f}/s"
-                self._console.line(f"{live.system.name}: highest rate within the target: {found}")
+            for cell in self._open(live.system, repeat):
+                if cell.system not in self._failed:
+                    self._measure(live, cell, repeat)
+            for search, name in self._to_search(live.system, repeat):
+                if name not in self._failed:
+                    self._search(live, search, name, repeat)
         except ServerFailed as failure:
-            self._fail(live.system, str(failure), failure.log_end)
+            self._fail_server(live.system, str(failure), failure.log_end)
             return False
         return True
 
-    def _measure(
-        self, live: Live, repeat: int, rate: float | None, searching: bool = False
-    ) -> list[dict[str, object]]:
-        """One run; its rows."""
-        scenario, system = self._scenario, live.system
-        requests = make_requests(scenario.workload, scenario.model.vocabulary, rate, repeat)
-        number = self._store.new_run()
-        rows = [
-            Row(system.name, repeat, rate, r.index, new_rid(), r.arrival, len(r.prompt))
-            for r in requests
-        ]
-        title = f"{system.name}, repeat {repeat + 1} of {scenario.repeats}"
-        title += f", {rate:g}/s" if rate is not None else ""
-        errors = Errors(self._console, title)
+    def _measure(self, live: Live, cell: Cell, repeat: int, search: Search | None = None) -> bool:
+        """One run; whether its system took part, and in a search whether it kept the target."""
+        scenario = self._scenario
+        system, workload = scenario.system(cell.system), scenario.workloads[cell.workload]
+        # What cannot end before the time limit is not begun.
+        self._check_time(ANSWERED * (workload.duration or 0.0) if search is None else 0.0)
+        on_it = [s for s in scenario.systems if s.server == live.system.name]
+        try:
+            live.prepare(system, workload, any(s.planning for s in on_it))
+        except SwitchRefused as refused:
+            self._check(live)
+            self._fail(system, str(refused))
+            return False
+        return self._runner.run(live, cell, repeat, search) is not False
 
-        def finished(row: Row) -> None:
-            self._store.row(number, row)
-            errors.add(row.error)
+    def _search(self, live: Live, search: Search, name: str, repeat: int) -> None:
+        known = self._store.verdicts(name, repeat, search.workload, search.target.name)
 
-        def report(progress: Progress) -> None:
-            self._console.bar(title, progress, len(rows))
+        def keeps(rate: float) -> bool:
+            if rate not in known and name not in self._failed:
+                known[rate] = self._measure(live, Cell(name, search.workload, rate), repeat, search)
+            return known.get(rate, False)
 
-        if live.server is not None:
-            fetch(live.server.url + "/flush_cache", "POST", FLUSH_SECONDS)
-        check, url = self._check(live), live.server.url if live.server else None
-        began, start = datetime.now(timezone.utc), time.monotonic()
-        with Meter(self._gpus, url) as meter:
-            duration = asyncio.run(
-                drive(
-                    live.endpoint,
-                    requests,
-                    rows,
-                    scenario.request_seconds,
-                    report,
-                    finished,
-                    check,
-                )
-            )
-            measured = meter.result()
-        check()
-        end = time.monotonic()
-        if live.launch is not None and live.launch.experts is not None:
-            measured |= read_expert_loads(live.launch.experts, start, end)
+        best = search_rate(search, name, keeps)
+        if name in self._failed:
+            return
         record = {
-            "run": number,
-            "system": system.name,
+            "system": name,
             "repeat": repeat,
-            "rate": rate,
-            "searching": searching,
-            "began": began.isoformat(timespec="seconds"),
-            "duration_s": round(duration, 4),
-            "monotonic": [start, end],
-            "trace": live.launch.trace.name if live.launch and live.launch.trace else None,
-            "warm_up": live.warm_up,
-            **measured,
+            "workload": search.workload,
+            "target": search.target.name,
+            "rate": best,
+            "tried": {f"{rate:g}": kept for rate, kept in sorted(known.items())},
         }
-        self._store.append("runs.jsonl", json.dumps(record))
-        failed = errors.count
-        self._console.line(
-            f"{title}: {len(rows) - failed} of {len(rows)} answered in {duration:.1f} s"
-        )
-        return [row.record() for row in rows]
+        self._store.append("searches.jsonl", json.dumps(record))
+        found = "none" if best is None else f"{best:.2f}/s"
+        self._console.line(f"{name}: highest rate within {search.target.name}: {found}")
 
-    def _open_keys(self, system: System, repeats: Sequence[int]) -> bool:
-        if self._scenario.search is not None and any(
-            (system.name, repeat) not in self._searched for repeat in repeats
-        ):
-            return True
-        return any(
-            (system.name, repeat, rate) not in self._done
-            for repeat in repeats
-            for rate in self._rates()
-        )
+    def _check(self, live: Live) -> None:
+        self._check_time()
+        if live.server is not None:
+            live.server.check_alive()
 
-    def _rates(self) -> tuple[float | None, ...]:
-        """Rates to run at beside the search's; None is the workload's own."""
-        return self._scenario.rates or (() if self._scenario.search is not None else (None,))
-
-    def _check(self, live: Live) -> Callable[[], None]:
-        def check() -> None:
-            self._check_time()
-            if live.server is not None:
-                live.server.check_alive()
-
-        return check
-
-    def _check_time(self) -> None:
-        if time.monotonic() > self._deadline:
+    def _check_time(self, more: float = 0.0) -> None:
+        if time.monotonic() + more > self._deadline:
             raise TimeUp
+
+    def _fail_server(self, system: System, message: str, log_end: str = "") -> None:
+        """Note a failure of a server; all systems on it are left out from here on."""
+        self._fail(system, message, log_end)
+        self._failed |= {s.name for s in self._scenario.systems if s.server == system.name}
 
     def _fail(self, system: System, message: str, log_end: str = "") -> None:
         """Note a failure; the others go on without this system."""
@@ -279,19 +260,3 @@ class Session:
 
     def _prefixed(self, name: str) -> Callable[[str], None]:
         return lambda text: self._console.show(f"{name}: {text}")
-
-    def _describe(
-        self, system: System | None = None, launch: Launch | None = None, info: dict | None = None
-    ) -> None:
-        """Write systems.json with what is known by now."""
-        if not self._described:
-            known = self._store.read("systems.json") if self._store.has("systems.json") else {}
-            self._described = {"systems": {}, **known, "machine": describe_machine(self._gpus)}
-        systems = self._described["systems"]
-        assert isinstance(systems, dict)
-        if system is not None and launch is not None:
-            systems[system.name] = {"command": launch.shell(), "server_info": info or {}}
-        for other in self._scenario.systems:
-            if other.kind == "url":
-                systems[other.name] = {"command": f"runs already: {other.url}", "server_info": {}}
-        self._store.write("systems.json", self._described)

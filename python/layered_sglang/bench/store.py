@@ -8,11 +8,13 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from layered_sglang.bench.cells import Cell
 from layered_sglang.bench.client import Row
 from layered_sglang.bench.scenario import Scenario
+from layered_sglang.bench.workload import Workload
 
-#: A run: one system at one rate, once.
-Key = tuple[str, int, float | None]
+#: A run: a cell and which of its repeats.
+Key = tuple[Cell, int]
 
 
 class StoreError(Exception):
@@ -23,9 +25,9 @@ class Store:
     """Writes results as they come, so that nothing measured is lost.
 
     Files: ``scenario.yaml`` and ``scenario.json`` (as read), ``systems.json`` (commands, versions,
-    hardware), ``rows.jsonl`` (requests), ``runs.jsonl`` (complete runs), ``failures.jsonl``,
-    ``logs/``, ``traces/``. A row belongs to the run of its ``run`` number; rows of numbers that
-    runs.jsonl does not have are of a run that was cut off.
+    hardware), ``rows.jsonl`` (requests), ``runs.jsonl`` (complete runs), ``searches.jsonl``,
+    ``failures.jsonl``, ``logs/``, ``traces/``. A row belongs to the run of its ``run`` number; rows of
+    numbers that runs.jsonl does not have are of a run that was cut off.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -59,8 +61,29 @@ class Store:
         self.next_run = 1 + max((row["run"] for row in self.lines("rows.jsonl")), default=-1)
 
     def done(self) -> set[Key]:
-        """Runs that are complete, of earlier commands too."""
-        return {(run["system"], run["repeat"], run["rate"]) for run in self.lines("runs.jsonl")}
+        """Runs of cells that are complete, of earlier commands too."""
+        return {
+            (Cell(run["system"], run["workload"], run["rate"]), run["repeat"])
+            for run in self.lines("runs.jsonl")
+            if run["search"] is None
+        }
+
+    def searched(self) -> set[tuple[str, int, str, str]]:
+        """Searches that are complete: system, repeat, workload, target."""
+        return {
+            (s["system"], s["repeat"], s["workload"], s["target"])
+            for s in self.lines("searches.jsonl")
+        }
+
+    def verdicts(self, system: str, repeat: int, workload: str, target: str) -> dict[float, bool]:
+        """Rates that a search has tried, and whether they kept its target."""
+        return {
+            run["rate"]: run["search"]["kept"]
+            for run in self.lines("runs.jsonl")
+            if run["search"] is not None
+            and (run["system"], run["repeat"], run["workload"]) == (system, repeat, workload)
+            and run["search"]["target"] == target
+        }
 
     def new_run(self) -> int:
         """A number for a run that begins."""
@@ -99,15 +122,20 @@ class Store:
 
 def describe(scenario: Scenario) -> dict[str, Any]:
     """The scenario for JSON; of a trace the number of its rows."""
-    trace = scenario.workload.trace
-    workload = scenario.workload
-    arrivals = workload.arrivals
-    short = replace(scenario, workload=replace(workload, trace=None))
-    described = asdict(short)
-    described["workload"]["trace"] = None if trace is None else {"rows": len(trace.lengths)}
-    described["workload"]["arrivals"] = {
-        "kind": type(arrivals).__name__,
-        **{k: v for k, v in vars(arrivals).items() if k != "seconds"},
+    described = asdict(replace(scenario, workloads={}))
+    described["workloads"] = {
+        name: _describe(workload) for name, workload in scenario.workloads.items()
     }
     result: dict[str, Any] = json.loads(json.dumps(described))
     return result
+
+
+def _describe(workload: Workload) -> dict[str, Any]:
+    trace, arrivals = workload.trace, workload.arrivals
+    described = asdict(replace(workload, trace=None))
+    described["trace"] = None if trace is None else {"rows": len(trace.lengths)}
+    described["arrivals"] = {
+        "kind": type(arrivals).__name__,
+        **{k: v for k, v in vars(arrivals).items() if k != "seconds"},
+    }
+    return described

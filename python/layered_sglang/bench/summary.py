@@ -7,7 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean, median
 from typing import Any
 
-from layered_sglang.bench.scenario import Target
+from layered_sglang.bench.cells import Point
+from layered_sglang.bench.target import Target
 
 Rows = Sequence[Mapping[str, Any]]
 #: name in the metrics' keys -> percentile.
@@ -32,10 +33,6 @@ def keeps(row: Mapping[str, Any], target: Target) -> bool:
 def attainment(rows: Rows, target: Target) -> float:
     """The share of requests that keep the target; a request without an answer does not."""
     return sum(keeps(row, target) for row in rows) / len(rows) if rows else 0.0
-
-
-def target_name(target: Target) -> str:
-    return f"TTFT ≤ {target.ttft_s:g} s, ITL ≤ {target.itl_ms:g} ms"
 
 
 def metrics(
@@ -96,8 +93,8 @@ def metrics(
         values[f"max_{name}"] = 1000 * max(seconds)
     for target in targets:
         share = attainment(rows, target)
-        values[f"attainment: {target_name(target)}"] = share
-        values[f"goodput: {target_name(target)}"] = share * len(rows) / duration
+        values[f"attainment: {target.name}"] = share
+        values[f"goodput: {target.name}"] = share * len(rows) / duration
     if energy is not None and tokens_out:
         values["energy_j"] = energy
         values["mj_per_token"] = 1000 * energy / (tokens_in + tokens_out)
@@ -111,21 +108,23 @@ def summarise(
     targets: Sequence[Target],
     short_prompt_tokens: int | None = None,
 ) -> list[dict[str, Any]]:
-    """The figures of each system at each rate.
+    """The figures of each cell.
 
     Args:
         rows: of all runs; those of runs that ``runs`` does not have are left out.
-        runs: the complete ones.
+        runs: the complete ones; those of searches are left out, for they end early.
 
     Returns:
-        One record for a system and a rate, in the order of their first run: ``system``, ``rate``,
+        One record for a cell, in the order of their first run: ``system``, ``workload``, ``rate``,
         ``repeats``, and ``metrics``: name -> ``median``, ``low`` and ``high`` over repeats.
     """
     of_run: dict[int, list[Mapping[str, Any]]] = {}
     for row in rows:
         of_run.setdefault(row["run"], []).append(row)
-    groups: dict[tuple[str, float | None], list[dict[str, float]]] = {}
+    groups: dict[tuple[str, Point], list[dict[str, float]]] = {}
     for run in runs:
+        if run.get("search") is not None:
+            continue
         values = metrics(
             of_run.get(run["run"], []),
             run["duration_s"],
@@ -136,15 +135,16 @@ def summarise(
         for name, sampled in run.get("sampled", {}).items():
             values[f"mean_{name}"], values[f"max_{name}"] = sampled["mean"], sampled["max"]
         values |= _experts(run.get("experts"), values["completed"])
-        groups.setdefault((run["system"], run["rate"]), []).append(values)
+        groups.setdefault((run["system"], Point.of(run)), []).append(values)
     return [
         {
             "system": system,
-            "rate": rate,
+            "workload": point.workload,
+            "rate": point.rate,
             "repeats": len(repeats),
             "metrics": {name: _spread(repeats, name) for name in repeats[0]},
         }
-        for (system, rate), repeats in groups.items()
+        for (system, point), repeats in groups.items()
     ]
 
 

@@ -5,12 +5,17 @@ from __future__ import annotations
 import os
 import shlex
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
+from typing import Any
 
 from layered_sglang.bench.in_server import plugin
-from layered_sglang.bench.scenario import Scenario, System
+from layered_sglang.bench.measure import Gpus, describe_machine
+from layered_sglang.bench.scenario import Scenario
+from layered_sglang.bench.store import Store
+from layered_sglang.bench.under_test import System
 from layered_sglang.model_zoo import find_preset, write_model
 from layered_sglang.platforms import NAME as CPU_PLATFORM
 
@@ -36,12 +41,14 @@ class Launch:
         environment: beside this process's own.
         trace: where it writes its iterations, None if it cannot.
         experts: where it writes the experts it loads, None if they are not counted.
+        shapes_router: whether its router can be shaped between two runs.
     """
 
     command: tuple[str, ...]
     environment: dict[str, str]
     trace: Path | None
     experts: Path | None
+    shapes_router: bool = False
 
     def shell(self) -> str:
         """The start as a line for a shell."""
@@ -85,14 +92,44 @@ def make_launch(
     experts = trace.with_suffix(".experts") if scenario.expert_bytes else None
     if experts is not None:
         environment[plugin.EXPERTS_ENV] = str(experts)
-    if scenario.router != "uniform":
-        environment[plugin.ROUTER_ENV] = scenario.router
-    folders = _plugin_folders(folder, bool(experts) or scenario.router != "uniform")
+    if scenario.shapes_routers:
+        environment[plugin.ROUTER_ENV] = "1"
+    shared = [other for other in scenario.systems if other.server == system.name]
+    if system.kind == "stock" and any(other.planning for other in shared):
+        environment[plugin.CHUNKS_ENV] = "1"
+    wanted = {plugin.EXPERTS_ENV, plugin.ROUTER_ENV, plugin.CHUNKS_ENV} & set(environment)
+    folders = _plugin_folders(folder, bool(wanted))
     if folders:
         known = environment.get("PYTHONPATH", os.environ.get("PYTHONPATH"))
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, [*map(str, folders), known]))
     command = (sys.executable, "-m", LAUNCHERS[system.kind], *flags, *system.flags)
-    return Launch(command, environment, trace if writes else None, experts)
+    return Launch(command, environment, trace if writes else None, experts, scenario.shapes_routers)
+
+
+def describe_systems(
+    store: Store,
+    scenario: Scenario,
+    gpus: Gpus,
+    system: System | None = None,
+    launch: Launch | None = None,
+    info: Mapping[str, Any] | None = None,
+) -> None:
+    """Write systems.json with what is known by now.
+
+    Args:
+        system, launch, info: a server that was just started, and its ``/server_info``.
+    """
+    known = store.read("systems.json") if store.has("systems.json") else {"systems": {}}
+    systems = known["systems"]
+    if system is not None and launch is not None:
+        systems[system.name] = {"command": launch.shell(), "server_info": info or {}}
+    for other in scenario.systems:
+        if other.kind == "url":
+            systems[other.name] = {"command": f"runs already: {other.url}", "server_info": {}}
+    for other in scenario.systems:
+        if other.server != other.name:
+            systems[other.name] = {"command": f"the server of {other.server}", "server_info": {}}
+    store.write("systems.json", {**known, "machine": describe_machine(gpus)})
 
 
 def _plugin_folders(folder: Path, bench: bool) -> list[Path]:

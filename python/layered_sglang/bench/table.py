@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from layered_sglang.bench.cells import Point
+
 #: metric, heading, digits, factor. Those that were not measured are left out.
 LINES = (
     ("mean_ttft_ms", "TTFT mean, ms", 0, 1.0),
@@ -41,19 +43,20 @@ LINES = (
 )
 
 
-def rates(summary: Sequence[Mapping[str, Any]]) -> list[float | None]:
-    """The rates of a summary, ascending."""
-    found = {record["rate"] for record in summary}
-    return sorted(found, key=lambda rate: -1.0 if rate is None else rate)
+def points(summary: Sequence[Mapping[str, Any]]) -> list[Point]:
+    """The points of a summary: workloads in the order of their first run, their rates ascending."""
+    found = dict.fromkeys(Point.of(record) for record in summary)
+    order = list(dict.fromkeys(point.workload for point in found))
+    return sorted(found, key=lambda point: (order.index(point.workload), point.rate or -1.0))
 
 
-def table(summary: Sequence[Mapping[str, Any]], rate: float | None) -> list[list[str]]:
-    """Cells of the table at one rate, the headings first.
+def table(summary: Sequence[Mapping[str, Any]], point: Point) -> list[list[str]]:
+    """Cells of the table at one point, the headings first.
 
     A cell is the median over repeats, its spread (lowest … highest) where there are several, and
     behind the first system the difference to that one.
     """
-    records = [record for record in summary if record["rate"] == rate]
+    records = [record for record in summary if Point.of(record) == point]
     if not records:
         return []
     cells = [["", *(record["system"] for record in records)]]

@@ -12,7 +12,7 @@ from layered_sglang.bench.drive import Progress, drive
 from layered_sglang.bench.scenario import Scenario
 from layered_sglang.bench.workload import Request, make_lengths
 
-#: Lengths that the rounds are chosen from.
+#: Lengths of each workload that the rounds are chosen from.
 SAMPLE = 200
 #: Two rounds are alike within this share, or these seconds for the longest gap.
 TOLERANCE = 0.2
@@ -26,10 +26,12 @@ class WarmUpFailed(Exception):
 
 
 def warm_up_requests(scenario: Scenario, round_index: int) -> list[Request]:
-    """A round: prompts spread over the workload's lengths, the longest and shortest among them."""
-    lengths = sorted(islice(make_lengths(scenario.workload), SAMPLE))
-    shared = scenario.workload.shared_prefix
-    prefix = shared.tokens if shared else 0
+    """A round: prompts spread over the workloads' lengths, the longest and shortest among them."""
+    lengths = sorted(
+        (prompt + (w.shared_prefix.tokens if w.shared_prefix else 0), output)
+        for w in scenario.workloads.values()
+        for prompt, output in islice(make_lengths(w), SAMPLE)
+    )
     count = min(scenario.warm_up.requests, len(lengths))
     chosen = [lengths[i * (len(lengths) - 1) // max(1, count - 1)] for i in range(count)]
     rng = random.Random(f"warm-up {round_index}")
@@ -39,7 +41,7 @@ def warm_up_requests(scenario: Scenario, round_index: int) -> list[Request]:
         Request(
             index,
             SPACING * index,
-            tuple(rng.choices(range(scenario.model.vocabulary), k=prompt + prefix)),
+            tuple(rng.choices(range(scenario.model.vocabulary), k=prompt)),
             min(output, scenario.warm_up.output_tokens),
         )
         for index, (prompt, output) in enumerate(chosen)
@@ -75,7 +77,9 @@ def warm_up(
     while len(rounds) < scenario.warm_up.most_rounds:
         number = len(rounds) + 1
         requests = warm_up_requests(scenario, number)
-        rows = [Row("", 0, None, r.index, new_rid(), r.arrival, len(r.prompt)) for r in requests]
+        rows = [
+            Row("", "", 0, None, r.index, new_rid(), r.arrival, len(r.prompt)) for r in requests
+        ]
 
         def report(progress: Progress, number: int = number, count: int = len(rows)) -> None:
             show(f"warm-up, round {number}: {progress.done} of {count} answered")

@@ -11,6 +11,9 @@ from layered_sglang.bench.arrivals import Arrivals, Replay, read_arrivals
 from layered_sglang.bench.lengths import Length, Trace, read_length, read_trace
 from layered_sglang.bench.located import Located
 
+#: Of dummy weights: uniform as they are, or shaped like a trained model's.
+ROUTERS = ("uniform", "shaped")
+
 
 @dataclass(frozen=True)
 class Request:
@@ -46,6 +49,7 @@ class Workload:
         requests: how many, or None for those that arrive within ``duration``.
         duration: seconds in which requests arrive.
         seed: of lengths, arrival times and tokens.
+        router: one of ROUTERS.
     """
 
     prompt: Length | None
@@ -56,10 +60,15 @@ class Workload:
     duration: float | None
     shared_prefix: SharedPrefix | None
     seed: int
+    router: str = ROUTERS[0]
 
 
-def read_workload(at: Located) -> Workload:
-    """The scenario's ``workload``."""
+def read_workload(at: Located, router: str = ROUTERS[0]) -> Workload:
+    """A workload of the scenario.
+
+    Args:
+        router: the scenario's, for a workload that does not say.
+    """
     trace = at.get("trace", read_trace, None)
     prompt = at.get("prompt_tokens", read_length, None)
     output = at.get("output_tokens", read_length, None)
@@ -70,6 +79,7 @@ def read_workload(at: Located) -> Workload:
     duration = at.get("duration", Located.positive, None)
     shared = at.get("shared_prefix", _read_shared_prefix, None)
     seed = at.get("seed", lambda node: node.count(0), 0)
+    router = at.get("router", lambda node: node.choice(ROUTERS), router)
     at.finish()
     if trace is None and (prompt is None or output is None):
         raise at.error("needs prompt_tokens and output_tokens, or a trace")
@@ -81,7 +91,7 @@ def read_workload(at: Located) -> Workload:
         raise at.error("needs either requests or duration (seconds)")
     if duration is not None and arrivals.rate is None and not isinstance(arrivals, Replay):
         raise at.error("arrivals at once have no duration; say how many requests")
-    return Workload(prompt, output, trace, arrivals, requests, duration, shared, seed)
+    return Workload(prompt, output, trace, arrivals, requests, duration, shared, seed, router)
 
 
 def _read_shared_prefix(at: Located) -> SharedPrefix:

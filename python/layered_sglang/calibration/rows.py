@@ -34,6 +34,7 @@ class Row:
         cohort: its prompt rows; ``None`` in kind decode.
         layers: layers that the prompt rows ran through.
         seconds: measured.
+        first, last: the layers are the first, or the last, that its prompt rows run through.
         after: the iteration that was launched before this one's result was there, if one was.
     """
 
@@ -42,6 +43,8 @@ class Row:
     cohort: CohortWork | None
     layers: int
     seconds: float
+    first: bool = False
+    last: bool = False
     after: Row | None = None
 
     def line(self, model: CostModel) -> tuple[IterationTime, int]:
@@ -50,7 +53,8 @@ class Row:
             return model.decode(self.decode), 0
         if self.kind == "prefill":
             return model.prefill(self.cohort), 0
-        return model.merged(self.decode, self.cohort), self.layers
+        line = model.merged(self.decode, self.cohort)
+        return line.at(self.first, self.last), self.layers
 
     def predict(self, model: CostModel) -> float:
         """What ``seconds`` should be by the model; see the module's note."""
@@ -102,18 +106,18 @@ def _row(record: dict[str, Any], num_layers: int) -> Row | None:
     if kind not in ("decode", "merged", "cohort", "prefill") or not seconds or seconds <= 0:
         return None
     decode = DecodeWork(len(record["decode"]), record.get("decode_context") or 0)
-    cohort, layers = None, 0
+    cohort, layers, first, last = None, 0, False, False
     if kind != "decode":
         if not record["cohort"]:
             return None
         cohort = CohortWork(0, 0.0, 0)
-        for _, start, tokens in record["cohort"]:
-            cohort += CohortWork.of_prompt(tokens, start)
+        for _, prefix, tokens in record["cohort"]:
+            cohort += CohortWork.of_prompt(tokens, prefix)
         start, end = record["layers"] or (0, num_layers)
-        layers = end - start
+        layers, first, last = end - start, start == 0, end == num_layers
     if kind == "prefill":
         decode = DecodeWork()
-    return Row(kind, decode, cohort, layers, seconds)
+    return Row(kind, decode, cohort, layers, seconds, first, last)
 
 
 def thin(rows: list[Row], seed: int = 0) -> list[Row]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -53,13 +53,18 @@ class CohortState:
 
     Attributes:
         forward_batch: inputs of the whole prompt pass, built before the first layer group.
+        inputs: what they were built from; whoever launches kernels that read it holds it.
         planned: whether the attention backend holds this cohort's metadata.
         carried: activations after the last layer run; ``None`` before layer 0 and after the end.
+        loads: number of the loads from SGLang's host KV cache that bring its cached prefix, layer by
+            layer; -1: it needs none.
     """
 
     forward_batch: ForwardBatch | None = None
+    inputs: list[Any] | None = None
     planned: bool = False
     carried: CarriedRows | None = None
+    loads: int = -1
 
     def park(self) -> None:
         """Make way for another cohort: own what may lie in rows and metadata that cohorts share."""
@@ -69,4 +74,5 @@ class CohortState:
 
     def drop(self) -> None:
         """Let go of everything: the cohort was aborted or restarted."""
-        self.forward_batch, self.carried, self.planned = None, None, False
+        self.forward_batch = self.inputs = self.carried = None
+        self.planned = False

@@ -21,6 +21,7 @@ from layered_sglang.executor.cohort_state import CarriedRows, CohortState
 from layered_sglang.executor.decode_graphs import DecodeGraphRows
 from layered_sglang.executor.decode_rows import DecodeRows, EagerDecodeRows
 from layered_sglang.executor.green_contexts import Partitioning
+from layered_sglang.executor.kernel_loading import load_kernels
 from layered_sglang.executor.layer_range import LayerRangeModel
 from layered_sglang.executor.merged_graphs import MergedLayerGraphs
 from layered_sglang.executor.mixed_attention import MixedAttention
@@ -49,7 +50,8 @@ class LayerGroupExecutor:
     """
 
     def __init__(self, model_runner: ModelRunner, architecture: Architecture) -> None:
-        self.model = LayerRangeModel(model_runner.model, architecture)
+        adapters = model_runner.lora_manager if model_runner.server_args.enable_lora else None
+        self.model = LayerRangeModel(model_runner.model, architecture, adapters)
         self.attention = MixedAttention(
             cohort=model_runner._get_attention_backend(init_new_workspace=True),
             decode=model_runner._get_attention_backend(init_new_workspace=True),
@@ -80,8 +82,10 @@ class LayerGroupExecutor:
         model_runner: ModelRunner,
         max_merged_rows: int,
         partitioning: Partitioning | None = None,
+        most_rows: int = 0,
     ) -> str:
-        """Capture the layers as CUDA graphs, after SGLang captured its own.
+        """Capture the layers as CUDA graphs, after SGLang captured its own, and load the kernels of those
+        that will be launched without.
 
         Args:
             model_runner: SGLang's.
@@ -89,6 +93,7 @@ class LayerGroupExecutor:
                 0: none.
             partitioning: for longer layer groups decode and the cohort run side by side, each in its
                 lane; ``None``: they are merged, too.
+            most_rows: of an active layer group; 0: no kernels are loaded.
 
         Returns:
             What was captured, one phrase for the start-up banner.
@@ -103,6 +108,8 @@ class LayerGroupExecutor:
         if partitioning is not None:
             self._side_by_side = SideBySide(model_runner, partitioning)
             text += f", {self._side_by_side.describe()}"
+        if most_rows > 0:
+            load_kernels(self.model, self.attention.cohort, most_rows, model_runner.device)
         return text
 
     def run(
@@ -132,8 +139,7 @@ class LayerGroupExecutor:
             state.planned = True
         if decode is None:
             planned()
-            out = self.model.run(layers, cohort, state.carried, self.attention.cohort)
-            return IterationLogits(None, self._leave(state, cohort, out))
+            return IterationLogits(None, self._run_cohort(state, layers))
         if self._runs_side_by_side(cohort, decode):
             return self._run_side_by_side(decode, state, layers, planned)
         graphs = self._decode_graphs
@@ -144,7 +150,7 @@ class LayerGroupExecutor:
         planned()
         before = passing.before(layers.start) if layers.start > 0 else None
 
-        out = self._run_active(cohort, rows, state.carried, before, layers)
+        out = self._run_active(state, rows, before, layers)
         n = cohort.input_ids.shape[0]
         if isinstance(out, torch.Tensor):  # both went through the last layer
             logits = self.model.logits(decode, out[n : n + decode.input_ids.shape[0]])
@@ -169,14 +175,17 @@ class LayerGroupExecutor:
         planned: Callable[[], None],
     ) -> IterationLogits:
         """Decode's whole graph on its part of the GPU, the cohort's layer group on the other."""
+        assert self._side_by_side is not None
+        results = self._side_by_side.run(decode, planned, lambda: self._run_cohort(state, layers))
+        return IterationLogits(*results)
+
+    def _run_cohort(self, state: CohortState, layers: LayerGroup) -> LogitsProcessorOutput | None:
+        """The cohort alone through ``layers``."""
         cohort = state.forward_batch
-        assert cohort is not None and self._side_by_side is not None
-
-        def run_cohort() -> LogitsProcessorOutput | None:
+        assert cohort is not None
+        with self.attention.waiting_for(state.loads):
             out = self.model.run(layers, cohort, state.carried, self.attention.cohort)
-            return self._leave(state, cohort, out)
-
-        return IterationLogits(*self._side_by_side.run(decode, planned, run_cohort))
+        return self._leave(state, cohort, out)
 
     def _activate(self, state: CohortState) -> None:
         """Put ``state`` in the place of the cohort that ran before it, if that is another one."""
@@ -189,14 +198,15 @@ class LayerGroupExecutor:
 
     def _run_active(
         self,
-        cohort: ForwardBatch,
+        state: CohortState,
         decode: ForwardBatch,
-        carried: CarriedRows | None,
         before: CarriedRows | None,
         layers: LayerGroup,
     ) -> CarriedRows | torch.Tensor:
         """The active layer group: cohort rows, then decode rows, through ``layers``."""
-        self.attention.set_rows(cohort, decode)
+        cohort, carried = state.forward_batch, state.carried
+        assert cohort is not None
+        self.attention.set_rows(cohort, decode, state.loads)
         try:
             graphs = self._merged_graphs
             if graphs is not None and graphs.fits(cohort, decode):
@@ -206,6 +216,8 @@ class LayerGroupExecutor:
             if carried is not None and before is not None:
                 rows = CarriedRows.cat(carried, before)
             merged = merge_inputs(cohort, decode, self.model.architecture.latent)
+            if self.model.has_adapters:
+                _merge_adapters(merged, cohort, decode)
             return self.model.run(layers, merged, rows, self.attention)
         finally:
             self.attention.set_rows(None, None)
@@ -245,3 +257,15 @@ def merge_inputs(
     if cohort.num_token_non_padded is not None:
         merged.num_token_non_padded = cohort.num_token_non_padded + decode.num_token_non_padded
     return merged
+
+
+def _merge_adapters(merged: ForwardBatch, cohort: ForwardBatch, decode: ForwardBatch) -> None:
+    """Which adapter each request of ``merged`` has, and how many rows: to SGLang's LoRA manager a
+    request that decodes is a prompt of one token."""
+    ones = [1] * decode.batch_size
+    merged.lora_ids = [*cohort.lora_ids, *decode.lora_ids]
+    merged.batch_size = cohort.batch_size + decode.batch_size
+    merged.extend_seq_lens_cpu = [*cohort.extend_seq_lens_cpu, *ones]
+    merged.extend_seq_lens = torch.cat(
+        (cohort.extend_seq_lens, cohort.extend_seq_lens.new_ones(decode.batch_size))
+    )

@@ -14,8 +14,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
+from sglang.srt.distributed import (
+    moe_expert_parallel_all_reduce,
+    moe_tensor_model_parallel_all_reduce,
+)
 from sglang.srt.model_executor.forward_batch_info import PPProxyTensors
 from sglang.srt.model_executor.forward_context import ForwardContext, forward_context
+from sglang.srt.runtime_context import get_parallel
 
 from layered_sglang.executor.architectures import Architecture
 from layered_sglang.executor.cohort_state import CarriedRows
@@ -24,6 +29,7 @@ from layered_sglang.scheduling import LayerGroup
 if TYPE_CHECKING:
     from sglang.srt.layers.attention.base_attn_backend import AttentionBackend
     from sglang.srt.layers.logits_processor import LogitsProcessorOutput
+    from sglang.srt.lora.lora_manager import LoRAManager
     from sglang.srt.model_executor.forward_batch_info import ForwardBatch
 
 
@@ -40,22 +46,52 @@ class _Stage:
 _STAGES = {(first, last): _Stage(first, last) for first in (True, False) for last in (True, False)}
 
 
+def _summed_over_ranks(hidden: torch.Tensor) -> torch.Tensor:
+    """A layer's output ``[tokens, hidden_size]``, with the sum over ranks that it may have postponed.
+
+    Where SGLang fuses that sum with the next layer's norm, it is a mark on the tensor object, which
+    cutting or joining rows would lose, and the sum with it. Some models see to it at a stage's border
+    themselves.
+    """
+    if not getattr(hidden, "_sglang_needs_allreduce_fusion", False):
+        return hidden
+    parallel = get_parallel()
+    if parallel.moe_ep_size > 1:
+        hidden = moe_expert_parallel_all_reduce(hidden)
+    if parallel.moe_tp_size > 1:
+        hidden = moe_tensor_model_parallel_all_reduce(hidden)
+    hidden._sglang_needs_allreduce_fusion = False
+    return hidden
+
+
 class LayerRangeModel:
     """A causal language model, runnable layer range by layer range.
 
     Args:
         model: SGLang's ``…ForCausalLM``.
         architecture: its registry entry.
+        adapters: SGLang's LoRA manager, if the server has adapters. It holds those of one batch's rows
+            at a time, so it is told of the rows before each range.
     """
 
-    def __init__(self, model: torch.nn.Module, architecture: Architecture) -> None:
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        architecture: Architecture,
+        adapters: LoRAManager | None = None,
+    ) -> None:
         self._model: Any = model
         self._stack: Any = getattr(model, architecture.stack)
         self.architecture = architecture
+        self._adapters = adapters
         self.num_layers = len(self._stack.layers)
         whole = (self._stack.start_layer, self._stack.end_layer)
         if whole != (0, self.num_layers):
             raise ValueError(f"expected layers 0 … {self.num_layers} on this rank, found {whole}")
+
+    @property
+    def has_adapters(self) -> bool:
+        return self._adapters is not None
 
     def run(
         self,
@@ -77,6 +113,7 @@ class LayerRangeModel:
             The carried rows after ``layers.end - 1``, or, after the model's last layer, the normed
             hidden states ``[tokens, hidden_size]``.
         """
+        self._prepare_adapters(rows)
         proxy = None
         if carried is not None:
             proxy = PPProxyTensors({"hidden_states": carried.hidden, "residual": carried.residual})
@@ -84,16 +121,17 @@ class LayerRangeModel:
             out = self._stack(rows.input_ids, rows.positions, rows, None, pp_proxy_tensors=proxy)
         if layers.end == self.num_layers:
             return out
-        hidden = out["hidden_states"]
-        # NOTE: a postponed all-reduce is a mark on the tensor object; cutting or joining rows would
-        # lose it and the sum over ranks with it.
-        assert not getattr(hidden, "_sglang_needs_allreduce_fusion", False)
-        return CarriedRows(hidden, out["residual"])
+        return CarriedRows(_summed_over_ranks(out["hidden_states"]), out["residual"])
 
     def logits(self, rows: ForwardBatch, hidden: torch.Tensor) -> LogitsProcessorOutput:
         """SGLang's logits (and prompt logprobs) of normed hidden states ``[tokens, hidden_size]``."""
         model = self._model
+        self._prepare_adapters(rows)
         return model.logits_processor(rows.input_ids, hidden, model.lm_head, rows)
+
+    def _prepare_adapters(self, rows: ForwardBatch) -> None:
+        if self._adapters is not None:
+            self._adapters.prepare_lora_batch(rows)
 
     @contextmanager
     def _as_stage(self, layers: LayerGroup) -> Iterator[None]:

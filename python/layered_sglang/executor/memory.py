@@ -19,6 +19,12 @@ COHORTS = 2
 #: Device memory of one captured graph of a layer or of a part of one, kernels' parameters and the
 #: driver's own. 1.3 GiB for 2304 of them and their rows, on an H200, Qwen3-30B-A3B.
 GRAPH_BYTES = GIB // 2048
+#: A layer of a graph of a whole decode step: SGLang's own 27 took 0.16 GiB there.
+WHOLE_STEP_LAYER_BYTES = GIB // 8192
+#: A GPU in two parts (``--layered-execution overlapped``): two green contexts, their streams' library
+#: workspaces, and every kernel once more for those streams. What capture took beyond layer graphs was 1.8
+#: GiB on an H100 with Qwen3-30B-A3B, decode's graphs among it; that is all that is known of it.
+PARTITION_BYTES = 7 * GIB // 4
 #: A caching allocator rounds up and leaves gaps.
 ALLOCATOR = 1.25
 
@@ -95,13 +101,17 @@ class MemoryNeeds:
         carried: rows of cohorts between their layer groups.
         layer: an active layer group without graphs, its experts left out.
         experts: what computes the experts of such a layer group.
-        graphs: the layer graphs and their rows, estimated before they are captured.
+        graphs: the layer graphs and their rows, estimated before they are captured; also a second set
+            of decode's graphs, and the contexts of a GPU in two parts.
+        lane: a layer group's activations once more, where cohorts have a stream of their own: an
+            allocator keeps a stream's memory for that stream.
     """
 
     carried: int
     layer: int
     experts: int
     graphs: int
+    lane: int = 0
 
     def reserve(self, measured_after_capture: bool) -> int:
         """What to take from the KV cache's share.
@@ -112,8 +122,8 @@ class MemoryNeeds:
                 a prefill as long as a cohort, but not our graphs.
         """
         if measured_after_capture:
-            return self.carried + self.layer + self.experts
-        return self.carried + self.graphs
+            return self.carried + self.layer + self.experts + self.lane
+        return self.carried + self.graphs + self.lane
 
     def describe(self, measured_after_capture: bool) -> str:
         """One phrase for the start-up banner."""
@@ -122,6 +132,7 @@ class MemoryNeeds:
             parts |= {"a layer group": self.layer, "its experts": self.experts}
         else:
             parts["layer graphs (estimated)"] = self.graphs
+        parts["a layer group on its own multiprocessors"] = self.lane
         total = self.reserve(measured_after_capture)
         text = ", ".join(f"{name} {size(number)}" for name, number in parts.items() if number)
         return f"{size(total)} taken from the KV cache's share: {text}"
@@ -133,6 +144,7 @@ def memory_needs(
     decode_rows: int,
     graph_sizes: tuple[int, ...] = (),
     graphs: int = 0,
+    whole_step_layers: int = 0,
 ) -> MemoryNeeds:
     """What a server with these limits needs.
 
@@ -142,6 +154,8 @@ def memory_needs(
         decode_rows: most running requests beside them.
         graph_sizes: rows of the merged layer graphs.
         graphs: captured graphs of layers or parts of them, in all.
+        whole_step_layers: layers in decode's graphs that are captured once more for a part of the GPU, in
+            all; 0: the GPU is not partitioned.
     """
     longest = cohort_tokens + decode_rows
     captured = 0
@@ -149,12 +163,13 @@ def memory_needs(
         most = max((*graph_sizes, decode_rows))
         own = rows.carried_bytes(most) + rows.carried_bytes(decode_rows)
         captured = graphs * GRAPH_BYTES + own + rows.layer_bytes(most) + rows.experts_bytes(most)
-    return MemoryNeeds(
-        carried=COHORTS * rows.carried_bytes(cohort_tokens),
-        layer=round(ALLOCATOR * rows.layer_bytes(longest)),
-        experts=round(ALLOCATOR * rows.experts_bytes(longest)),
-        graphs=captured,
-    )
+    layer = round(ALLOCATOR * rows.layer_bytes(longest))
+    experts = round(ALLOCATOR * rows.experts_bytes(longest))
+    lane = 0
+    if whole_step_layers:
+        captured += PARTITION_BYTES + whole_step_layers * WHOLE_STEP_LAYER_BYTES
+        lane = layer + experts
+    return MemoryNeeds(COHORTS * rows.carried_bytes(cohort_tokens), layer, experts, captured, lane)
 
 
 def size(number: int) -> str:

@@ -121,8 +121,11 @@ class MergedLayerGraphs:
 
     def _static_rows(self, size: int) -> ForwardBatch:
         """What layers read per token; attention takes its inputs from the iteration's own batches."""
+        # As merge_inputs does for rows without a graph: latent attention projects all of them for
+        # keys as the cache has them.
+        latent = self._model.architecture.latent
         return ForwardBatch(
-            forward_mode=ForwardMode.EXTEND,
+            forward_mode=ForwardMode.DECODE if latent else ForwardMode.EXTEND,
             batch_size=1,
             input_ids=self._input_ids[:size],
             positions=self._positions[:size],
@@ -176,6 +179,7 @@ class MergedLayerGraphs:
         ):
             torch.cat(parts, out=static[:rows])
         self._out_cache_loc[rows:size].zero_()  # padding writes to the slot that nobody owns
+        self._attention.pad(rows, size)
         if carried is not None:
             for part, activations in zip((ours.rows(0, n), ours.rows(n)), carried, strict=True):
                 part.copy_from(activations)

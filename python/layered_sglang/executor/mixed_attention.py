@@ -1,13 +1,18 @@
-"""Attention for a batch whose first rows are a cohort's prompts and whose last rows decode."""
+"""Attention for a batch whose first rows are a cohort's prompts and whose last rows decode.
+
+The host runs this code once a layer, so what is the same in all layers of an iteration is made once:
+the parts, their views of tensors that graphs keep at one address, the zeros behind them.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from contextlib import contextmanager, nullcontext
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from sglang.srt.layers.attention.base_attn_backend import AttentionBackend
+from sglang.srt.mem_cache.memory_pool import KVWriteLoc, MHATokenToKVPool
 from sglang.srt.model_executor.runner_backend_utils.breakable_cuda_graph import eager_on_graph
 
 if TYPE_CHECKING:
@@ -17,6 +22,17 @@ if TYPE_CHECKING:
 
 #: Further arguments that have a row a token: the rotated part of latent attention's queries and keys.
 PER_TOKEN = ("q_rope", "k_rope")
+
+
+class Part(NamedTuple):
+    """Rows ``start … end - 1`` of a merged batch, who attends for them, and the loads of cached keys that
+    they wait for (−1: none)."""
+
+    backend: AttentionBackend
+    rows: ForwardBatch
+    start: int
+    end: int
+    loads: int = -1
 
 
 class MixedAttention(AttentionBackend):
@@ -32,19 +48,65 @@ class MixedAttention(AttentionBackend):
         self.decode = decode
         self.token_to_kv_pool = cohort.token_to_kv_pool
         self.req_to_token_pool = cohort.req_to_token_pool
-        self._cohort_rows: ForwardBatch | None = None
-        self._decode_rows: ForwardBatch | None = None
+        self._parts: tuple[Part, ...] = ()
         self._capturing = False
+        # What all captured layers write their attention to, by width: [most rows, width].
+        self._outputs: dict[tuple[int, torch.dtype], torch.Tensor] = {}
+        # Where captured tensors are. Most layers' are at the addresses of the layers before.
+        self._places: dict[tuple, int] = {}
+        self._views: dict[int, list[torch.Tensor]] = {}  # by place: a view a part
         # Called while a breakable graph is captured, it ends one graph, and after it the next begins.
         self._attend_between_graphs = eager_on_graph(True)(self._attend)
 
-    def set_rows(self, cohort: ForwardBatch | None, decode: ForwardBatch | None) -> None:
-        """Name the two parts of the merged batch; both ``None`` lets go of them afterwards."""
-        self._cohort_rows, self._decode_rows = cohort, decode
+    def set_rows(
+        self, cohort: ForwardBatch | None, decode: ForwardBatch | None, loads: int = -1
+    ) -> None:
+        """Name the two parts of the merged batch; both ``None`` lets go of them afterwards.
+
+        Args:
+            loads: those that the cohort's cached prefix waits for (``CohortState.loads``).
+        """
+        for part in self._parts:
+            part.rows._attn_output = None
+        self._views.clear()
+        if cohort is None or decode is None:
+            self._parts = ()
+            return
+        border = cohort.input_ids.shape[0]
+        end = border + decode.input_ids.shape[0]
+        self._parts = (
+            Part(self.cohort, cohort, 0, border, loads),
+            Part(self.decode, decode, border, end),
+        )
+
+    def pad(self, end: int, size: int) -> None:
+        """Rows ``end … size - 1`` of the graphs that are replayed next are padding. Nothing but this
+        writes to their output: zero, as garbage could be NaN."""
+        if end < size:
+            for out in self._outputs.values():
+                out[end:size].zero_()
+
+    @contextmanager
+    def waiting_for(self, loads: int) -> Iterator[None]:
+        """Within it who reads a layer's cache waits for that layer of ``loads``, on the GPU.
+
+        Only the cohort's rows do: those that decode have their keys, and an iteration with a cohort
+        would otherwise last as long as the load of its whole prefix.
+        """
+        counter = getattr(self.token_to_kv_pool, "layer_transfer_counter", None)
+        if counter is None or loads < 0:
+            yield
+            return
+        counter.set_consumer(loads)
+        try:
+            yield
+        finally:
+            counter.set_consumer(-1)
 
     @contextmanager
     def capturing(self) -> Iterator[None]:
-        """While graphs are captured: attention becomes a break in them, and computes nothing yet."""
+        """While graphs are captured, those of most rows first: attention becomes a break in them, and
+        computes nothing yet."""
         self._capturing = True
         try:
             yield
@@ -62,15 +124,69 @@ class MixedAttention(AttentionBackend):
         **kwargs: Any,
     ) -> torch.Tensor:
         """``q`` [tokens, heads * head_dim] (``k``, ``v`` likewise) -> [tokens, heads * v_head_dim]."""
-        out = q.new_empty(q.shape[0], layer.tp_q_head_num * layer.v_head_dim)
-        if self._capturing:
-            self._attend_between_graphs(out, q, k, v, layer, save_kv_cache, **kwargs)
-        else:
-            self._attend(out, q, k, v, layer, save_kv_cache, **kwargs)
+        if save_kv_cache and k is not None and self._stores_plainly(layer, kwargs):
+            # Both parts' keys and values at once; in a graph, which then costs the host nothing.
+            self.token_to_kv_pool.set_kv_buffer(
+                layer, KVWriteLoc(forward_batch.out_cache_loc), k, v
+            )
+            save_kv_cache = False
+        width = layer.tp_q_head_num * layer.v_head_dim
+        if not self._capturing:
+            out = q.new_empty(q.shape[0], width)
+            self._attend(None, out, q, k, v, layer, save_kv_cache, **kwargs)
+            return out
+        out = self._output(q, width)
+        places = tuple(map(self._place, (out, q, k, v)))
+        self._attend_between_graphs(places, out, q, k, v, layer, save_kv_cache, **kwargs)
         return out
+
+    def _stores_plainly(self, layer: RadixAttention, kwargs: dict[str, Any]) -> bool:
+        """Whether a row's keys and values go to the one place that its batch names, as they are."""
+        return (
+            type(self.token_to_kv_pool) is MHATokenToKVPool
+            and not self.token_to_kv_pool.is_quantized_kv_cache
+            and not layer.is_cross_attention
+            and layer.k_scale is None
+            and layer.v_scale is None
+            and not kwargs.keys() & {*PER_TOKEN, "k_descale", "v_descale"}
+            and getattr(self.cohort, "dcp_size", 1) == 1
+            and not getattr(self.cohort, "fa_skip_kv_cache", False)
+        )
+
+    # --- tensors of captured layers ---------------------------------------------------------------
+
+    def _output(self, q: torch.Tensor, width: int) -> torch.Tensor:
+        """The first rows of what all layers of this width write to: each layer's output is read before
+        the next layer's is written."""
+        out = self._outputs.get((width, q.dtype))
+        if out is None:
+            out = self._outputs[width, q.dtype] = q.new_zeros(q.shape[0], width)
+        assert out.shape[0] >= q.shape[0], "the largest graphs are captured first"
+        return out[: q.shape[0]]
+
+    def _place(self, tensor: torch.Tensor | None) -> int:
+        """A number for where ``tensor`` is and how it is laid out; −1 for none."""
+        if tensor is None:
+            return -1
+        key = (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype)
+        return self._places.setdefault(key, len(self._places))
+
+    def _cut(self, tensor: torch.Tensor | None, place: int | None) -> list[torch.Tensor | None]:
+        """A view of ``tensor`` for each part; made once an iteration for each place."""
+        if tensor is None:
+            return [None] * len(self._parts)
+        views = None if place is None else self._views.get(place)
+        if views is None:
+            views = [tensor[part.start : part.end] for part in self._parts]
+            if place is not None:
+                self._views[place] = views
+        return views
+
+    # --- attention --------------------------------------------------------------------------------
 
     def _attend(
         self,
+        places: tuple[int, ...] | None,
         out: torch.Tensor,
         q: torch.Tensor,
         k: torch.Tensor | None,
@@ -79,30 +195,29 @@ class MixedAttention(AttentionBackend):
         save_kv_cache: bool,
         **kwargs: Any,
     ) -> None:
-        """Fill ``out``. Rows behind the two parts are padding: zero, as garbage could be NaN."""
+        """Fill ``out``, but for the rows behind the two parts.
+
+        Args:
+            places: of ``out``, ``q``, ``k``, ``v``, where a graph keeps them; else ``None``.
+        """
         if self._capturing:
             out.zero_()
             return
-        cohort, decode = self._cohort_rows, self._decode_rows
-        assert cohort is not None and decode is not None
-        start = 0
-        for backend, rows in ((self.cohort, cohort), (self.decode, decode)):
-            end = start + rows.input_ids.shape[0]
-            part = slice(start, end)
-            own = {
-                name: value[part] if name in PER_TOKEN and value is not None else value
-                for name, value in kwargs.items()
-            }
-            result = backend.forward(
-                q[part],
-                None if k is None else k[part],
-                None if v is None else v[part],
-                layer,
-                rows,
-                save_kv_cache,
-                **own,
-            )
-            out[part] = result.view(end - start, -1)
-            start = end
-        if start < out.shape[0]:
-            out[start:].zero_()
+        assert self._parts
+        outs, qs, ks, vs = map(self._cut, (out, q, k, v), places or (None,) * 4)
+        target: Any
+        for i, (backend, rows, start, end, loads) in enumerate(self._parts):
+            own = kwargs
+            if kwargs:
+                own = {
+                    name: value[start:end] if name in PER_TOKEN and value is not None else value
+                    for name, value in kwargs.items()
+                }
+            target = outs[i]
+            rows._attn_output = target  # some backends write right there
+            with self.waiting_for(loads) if loads >= 0 else nullcontext():
+                result = backend.forward(qs[i], ks[i], vs[i], layer, rows, save_kv_cache, **own)
+            if result.data_ptr() != target.data_ptr():
+                target.copy_(result.view(target.shape))
+        if places is None and end < out.shape[0]:
+            out[end:].zero_()  # padding: garbage could be NaN

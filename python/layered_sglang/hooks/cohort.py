@@ -91,6 +91,10 @@ class LayerGroupStep:
     decode: DecodeWork
 
     @property
+    def is_first(self) -> bool:
+        return self.layers.start == 0
+
+    @property
     def is_last(self) -> bool:
         return self.layers.end == self.cohort.num_layers
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import nullcontext
 from typing import Any
 
 from sglang.srt.disaggregation.utils import prepare_abort
@@ -19,7 +20,8 @@ class CohortsInFlight:
     """Owns one scheduler's cohorts from admission until SGLang has them in a batch.
 
     A cohort ends early when nobody waits for it any more (:meth:`drop_aborted`), when the KV pool is
-    full (:meth:`restart`), or when SGLang takes all requests back (:meth:`gather_for_retraction`).
+    full (:meth:`restart`), when the weights change (:meth:`restart_all`), or when SGLang takes all
+    requests back (:meth:`gather_for_retraction`).
 
     Args:
         scheduler: whose cohorts they are; its queue, caches and batches are SGLang's.
@@ -56,8 +58,22 @@ class CohortsInFlight:
         self.changed = True
 
     def _drop(self, cohort: Cohort) -> None:
+        self.finish_loads(cohort)
         self.remove(cohort)
         cohort.state.drop()
+
+    def finish_loads(self, cohort: Cohort) -> None:
+        """Let the forwards from now on wait for what is loaded from the host cache for ``cohort``.
+
+        Its own layer groups wait layer by layer. To be called where others may run first, whose
+        cached prefix may be the same: the radix tree has it already.
+        """
+        s, loads = self._scheduler, cohort.batch.hicache_consumer_index
+        if not s.enable_hierarchical_cache or loads < 0:
+            return
+        counter = s.tree_cache.cache_controller.layer_done_counter
+        with s.forward_stream_ctx if s.enable_overlap else nullcontext():
+            counter.events[loads].wait(counter.num_layers - 1)
 
     # --- abort ------------------------------------------------------------------------------------
 
@@ -98,11 +114,17 @@ class CohortsInFlight:
 
     # --- restart ----------------------------------------------------------------------------------
 
-    def restart(self, cohort: Cohort, running_batch: ScheduleBatch | None = None) -> None:
+    def restart_all(self, why: str) -> None:
+        """Restart every cohort in flight."""
+        for cohort in list(self.in_flight):
+            self.restart(cohort, why)
+
+    def restart(self, cohort: Cohort, why: str, running_batch: ScheduleBatch | None = None) -> None:
         """Release a half-computed cohort and put its requests back at the head of the queue.
 
         Args:
             cohort: one in flight.
+            why: for the log.
             running_batch: given when the KV pool ran out: admission then becomes as careful as after
                 SGLang's own retraction.
         """
@@ -114,7 +136,7 @@ class CohortsInFlight:
             len(cohort.reqs),
             cohort.next_layer,
             cohort.num_layers,
-            "generation is paused" if running_batch is None else "the KV cache pool is full",
+            why,
         )
         if s.chunked_req in cohort.reqs:
             s.chunked_req = s._pending_chunked_abort_req = None
@@ -145,8 +167,7 @@ class CohortsInFlight:
         s = self._scheduler
         if s.enable_overlap and s.last_batch:
             s.process_batch_result(*s.result_queue.popleft())
-        for cohort in list(self.in_flight):
-            self.restart(cohort)
+        self.restart_all("generation is paused")
         launched, self.launched = self.launched, None
         last = s.last_batch
         s.last_batch = None

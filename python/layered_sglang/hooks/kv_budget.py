@@ -55,4 +55,5 @@ def needs_of(runner: LayeredModelRunner) -> MemoryNeeds:
         int(decode.max_bs or 1),
         tuple(merged),
         layers * (len(batches) + 2 * len(merged)),  # merged ones in two parts: attention is between
+        layers * len(batches) if config.layered_execution == "overlapped" else 0,
     )

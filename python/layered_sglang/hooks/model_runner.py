@@ -42,17 +42,25 @@ class LayeredModelRunner(ModelRunner):
         self.graphs_text = "none"
         super().init_cuda_graphs(*args, **kwargs)
         runner = self.decode_cuda_graph_runner
-        if isinstance(runner, DecodeCudaGraphRunner) and isinstance(
+        if self.server_args.enable_lora:
+            self.graphs_text = "none with --enable-lora"
+        elif isinstance(runner, DecodeCudaGraphRunner) and isinstance(
             runner.backend, FullCudaGraphBackend
         ):
             free = torch.cuda.mem_get_info()[0]
             config = layered_config(self.server_args)
             text = self.layer_groups.capture_graphs(
-                self, config.layered_cuda_graph_max_tokens, self._partitioning(config)
+                self,
+                config.layered_cuda_graph_max_tokens,
+                self._partitioning(config),
+                config.layered_max_prefill_tokens + int(runner.max_bs),
             )
             gigabytes = (free - torch.cuda.mem_get_info()[0]) / 2**30
             self.graphs_text = f"{text} ({gigabytes:.1f} GiB)"
-        elif layered_config(self.server_args).layered_execution == "overlapped":
+        if (
+            self.graphs_text.startswith("none")
+            and layered_config(self.server_args).layered_execution == "overlapped"
+        ):
             raise StartRefused(
                 "--layered-execution overlapped needs SGLang's full decode CUDA graphs, and there are "
                 "none on this device or with these flags; use merged"

@@ -12,15 +12,18 @@ from sglang.srt.layers.moe.token_dispatcher.standard import (
     StandardDispatchOutput,
 )
 from sglang.srt.layers.quantization.fp8 import Fp8MoEMethod
+from sglang.srt.layers.quantization.mxfp4 import Mxfp4MoEMethod
 from sglang.srt.layers.quantization.unquant import UnquantizedFusedMoEMethod
 
 from layered_sglang.config import StartRefused
+from layered_sglang.hooks.moe_runner_mxfp4 import find_router, take_over_mxfp4, why_not_mxfp4
 from layered_sglang.hooks.server_args import layered_config
 from layered_sglang.moe import fused_experts, fused_experts_fp8
 from layered_sglang.moe.fp8 import BLOCK
 from layered_sglang.moe.selection import ExpertSizes, known_faster, why_unsupported
 
 if TYPE_CHECKING:
+    from sglang.srt.layers.moe.topk import TopK
     from sglang.srt.model_executor.model_runner import ModelRunner
     from sglang.srt.server_args import ServerArgs
 
@@ -57,16 +60,20 @@ def hand_over(model: torch.nn.Module, server_args: ServerArgs, choice: str) -> s
     served = 0
     reasons: dict[str, None] = {}  # in the order met
     for layer in layers:
+        router = find_router(model, layer) if is_mxfp4(layer) else None
         reason: str | None = "--moe-kernels sglang"
         if choice != "sglang":
-            reason = why_not(layer, server_args)
+            reason = why_not(layer, server_args, router)
         if choice == "auto" and not reason:
             reason = why_not_faster(layer)
         if reason:
             reasons[reason] = None
+            continue
+        if router is not None:
+            take_over_mxfp4(layer, router)
         else:
             layer.quant_method.apply = run_layered  # in this instance only
-            served += 1
+        served += 1
     if choice == "layered" and served < max(1, len(layers)):
         why = next(iter(reasons), "the model has none")
         raise StartRefused(
@@ -101,11 +108,20 @@ def run_layered(layer: FusedMoE, dispatch_output: StandardDispatchOutput) -> Sta
     return StandardCombineInput(hidden_states=y)
 
 
-def why_not(layer: FusedMoE, server_args: ServerArgs) -> str | None:
-    """Why the fused experts cannot compute this layer as SGLang does; None if they can."""
+def why_not(layer: FusedMoE, server_args: ServerArgs, router: TopK | None = None) -> str | None:
+    """Why the fused experts cannot compute this layer as SGLang does; None if they can.
+
+    Args:
+        router: of an MXFP4 layer.
+    """
     method, config = layer.quant_method, layer.moe_runner_config
+    mxfp4 = is_mxfp4(layer)
     if type(method) is Fp8MoEMethod:
         reason = why_not_fp8(layer)
+        if reason:
+            return reason
+    elif mxfp4:
+        reason = why_not_mxfp4(layer, router)
         if reason:
             return reason
     elif type(method) is not UnquantizedFusedMoEMethod:
@@ -114,7 +130,9 @@ def why_not(layer: FusedMoE, server_args: ServerArgs) -> str | None:
         return f"--moe-runner-backend is {server_args.moe_runner_backend}"
     backend = method.runner.runner_backend
     obstacles: dict[str, Any] = {
-        f"--moe-runner-backend chose {backend.value}": not backend.is_triton(),
+        f"--moe-runner-backend chose {backend.value}": not (
+            backend.is_triton_kernels() if mxfp4 else backend.is_triton()
+        ),
         f"--moe-a2a-backend is {server_args.moe_a2a_backend}": server_args.moe_a2a_backend
         != "none",
         "--enable-lora hooks into SGLang's kernels": server_args.enable_lora,
@@ -124,18 +142,16 @@ def why_not(layer: FusedMoE, server_args: ServerArgs) -> str | None:
         ),
         f"their activation is {config.activation}": config.activation != "silu",
         "they have no gate": not config.is_gated,
-        "they have biases": layer.with_bias,
-        "their SwiGLU is clamped or scaled": not (
-            config.gemm1_alpha is config.gemm1_clamp_limit is config.swiglu_limit is None
-        ),
+        "they have biases": layer.with_bias and not mxfp4,
+        "their SwiGLU is clamped or scaled": not mxfp4
+        and not (config.gemm1_alpha is config.gemm1_clamp_limit is config.swiglu_limit is None),
         "router weights are applied to their input": config.apply_router_weight_on_input,
         "their results are not combined": config.no_combine,
     }
     for reason, stands in obstacles.items():
         if stands:
             return reason
-    weights = layer.w13_weight
-    return why_unsupported(sizes_of(layer), weights.dtype, weights.device)
+    return why_unsupported(sizes_of(layer), *dtype_and_device_of(layer))
 
 
 def why_not_fp8(layer: FusedMoE) -> str | None:
@@ -153,20 +169,35 @@ def why_not_fp8(layer: FusedMoE) -> str | None:
 
 def why_not_faster(layer: FusedMoE) -> str | None:
     """Why ``auto`` leaves a layer that could be served to SGLang; None if it does not."""
-    sizes, device = sizes_of(layer), layer.w13_weight.device
+    sizes, (dtype, device) = sizes_of(layer), dtype_and_device_of(layer)
     if device.type == "cpu":
         return "the CPU code is a reference"
     gpu = torch.cuda.get_device_name(device)
-    if not known_faster(sizes, gpu, layer.w13_weight.dtype):
-        in_fp8 = "in fp8 " if layer.w13_weight.dtype == torch.float8_e4m3fn else ""
+    if not known_faster(sizes, gpu, dtype):
+        in_format = {torch.float8_e4m3fn: "in fp8 ", torch.uint8: "in MXFP4 "}.get(dtype, "")
         return (
-            f"not measured as faster {in_fp8}for {tuple(sizes)} (experts, top k, hidden, "
+            f"not measured as faster {in_format}for {tuple(sizes)} (experts, top k, hidden, "
             f"intermediate) on {gpu}"
         )
     return None
 
 
+def is_mxfp4(layer: FusedMoE) -> bool:
+    return type(layer.quant_method) is Mxfp4MoEMethod
+
+
+def dtype_and_device_of(layer: FusedMoE) -> tuple[torch.dtype, torch.device]:
+    """Of the weights; uint8 stands for MXFP4."""
+    if is_mxfp4(layer):
+        return torch.uint8, layer.w13_weight_bias.device
+    return layer.w13_weight.dtype, layer.w13_weight.device
+
+
 def sizes_of(layer: FusedMoE) -> ExpertSizes:
+    if is_mxfp4(layer):
+        num_experts, hidden = layer.w2_weight_bias.shape
+        inter = layer.w13_weight_bias.shape[1] // 2
+        return ExpertSizes(num_experts, layer.top_k or 1, hidden, inter)
     num_experts, hidden, inter = layer.w2_weight.shape
     return ExpertSizes(num_experts, layer.top_k or 1, hidden, inter)
 

@@ -47,9 +47,14 @@ def make_planner(
         The planner, and one phrase on where its figures come from.
     """
     estimator, source = _make_estimator(config, runner, device_name, overlap)
+    return planner_with(estimator, config), source
+
+
+def planner_with(estimator: Estimator, config: LayeredConfig) -> Planner:
+    """The policy of the flags, with an estimator that may have learned already."""
     if config.policy == "fixed":
-        return fixed_planner(estimator, config.group_tokens, config.num_layer_groups), source
-    return slo_planner(estimator), source
+        return fixed_planner(estimator, config.group_tokens, config.num_layer_groups)
+    return slo_planner(estimator)
 
 
 def _make_estimator(

@@ -57,9 +57,9 @@ REFUSALS: tuple[Refusal, ...] = (
         "a prefill-only or decode-only instance has nothing to run side by side",
     ),
     Refusal(
-        "--enable-lora",
-        lambda a: a.enable_lora or a.lora_paths,
-        "adapters are chosen per batch, and the merged batch mixes two",
+        "--enable-lora-overlap-loading",
+        lambda a: a.enable_lora_overlap_loading,
+        "it loads adapters without knowing those of the prompts that are half computed",
     ),
     Refusal(
         "--enable-two-batch-overlap",
@@ -89,9 +89,9 @@ REFUSALS: tuple[Refusal, ...] = (
         "--elastic-ep-backend", lambda a: a.elastic_ep_backend, "ranks may leave during a cohort"
     ),
     Refusal(
-        "--enable-hierarchical-cache",
-        lambda a: a.enable_hierarchical_cache,
-        "its layer-by-layer loads expect one forward pass per prompt",
+        "--hicache-storage-backend",
+        lambda a: a.hicache_storage_backend is not None,
+        "admission skips prompts while their KV is fetched, and the planner does not know which",
     ),
     Refusal("--enable-lmcache", lambda a: a.enable_lmcache, "it stores KV per forward pass"),
     Refusal("--enable-flexkv", lambda a: a.enable_flexkv, "it stores KV per forward pass"),
@@ -116,6 +116,36 @@ REFUSALS: tuple[Refusal, ...] = (
         "--enable-torch-compile",
         lambda a: a.enable_torch_compile,
         "compiled forward passes hold all layers",
+    ),
+    Refusal(
+        "--model-impl",
+        lambda a: a.model_impl not in ("auto", "sglang"),
+        "layer groups run through SGLang's own model code",
+    ),
+    Refusal(
+        "--offload-group-size",
+        lambda a: a.offload_group_size > 0,
+        "it fetches weights in the order of whole forward passes",
+    ),
+    Refusal(
+        "--kt-weight-path",
+        lambda a: a.kt_weight_path,
+        "it may defer experts to the next layer, and a cohort may stop before that one",
+    ),
+    Refusal(
+        "--enable-attn-tp-input-scattered",
+        lambda a: a.enable_attn_tp_input_scattered,
+        "it scatters a prompt's tokens over ranks for a whole forward pass",
+    ),
+    Refusal(
+        "--enable-mis",
+        lambda a: a.enable_mis,
+        "its attention within a prompt is planned for prompts that do not run beside decode",
+    ),
+    Refusal(
+        "--debug-tensor-dump-output-folder",
+        lambda a: a.debug_tensor_dump_output_folder,
+        "it writes the tensors of whole forward passes",
     ),
     Refusal("--use-ray", lambda a: a.use_ray, "its scheduler actors are not hooked"),
     Refusal(
@@ -154,6 +184,11 @@ def _refuse_model(server_args: ServerArgs, layered: LayeredConfig) -> None:
     names = list(model.hf_config.architectures or ["a model without an architecture"])
     if architecture_of(names).latent:
         _refuse_attention_backends(server_args)
+        if server_args.enable_lora or server_args.lora_paths:
+            raise ConfigError(
+                "layered prefill does not work with --enable-lora and latent attention yet: adapters "
+                f"differ between prompt and decode rows, which run as one batch; {WAY_ON}"
+            )
     for what, present in (
         ("multimodal prompts", model.is_multimodal),
         ("encoder-decoder models", model.is_encoder_decoder),

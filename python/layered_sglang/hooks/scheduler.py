@@ -17,11 +17,19 @@ Scheduler state added here, and who clears it:
 
 from __future__ import annotations
 
+import logging
 import time
 from typing import Any
 
 from sglang.srt.environ import envs
-from sglang.srt.managers.io_struct import AbortReq, PauseGenerationReqInput
+from sglang.srt.managers.io_struct import (
+    AbortReq,
+    PauseGenerationReqInput,
+    UpdateWeightFromDiskReqInput,
+    UpdateWeightsFromDistributedReqInput,
+    UpdateWeightsFromIPCReqInput,
+    UpdateWeightsFromTensorReqInput,
+)
 from sglang.srt.managers.schedule_batch import NextBatchPlan, Req, ScheduleBatch
 from sglang.srt.managers.scheduler import Scheduler
 
@@ -39,7 +47,8 @@ from layered_sglang.hooks.iteration_log import (
     iteration_kind,
     log_layer_group,
 )
-from layered_sglang.hooks.planner import describe_cost_model, make_planner
+from layered_sglang.hooks.planner import describe_cost_model, make_planner, planner_with
+from layered_sglang.hooks.planning import STATE, unpack, values
 from layered_sglang.hooks.rank_clock import RankClock, Tick, TickingReceiver
 from layered_sglang.hooks.server_args import layered_config
 from layered_sglang.hooks.tp_worker import LayeredTpWorker
@@ -50,9 +59,21 @@ from layered_sglang.hooks.views import (
     itl_target,
     strictest_target,
 )
+from layered_sglang.moe.library import native_status
 from layered_sglang.scheduling import Admission, DecodeWork
+from layered_sglang.telemetry.banner import banner
 from layered_sglang.telemetry.metrics import LayeredMetrics
-from layered_sglang.telemetry.trace import IterationTrace
+from layered_sglang.telemetry.trace import IterationTrace, trace_file
+
+logger = logging.getLogger(__name__)
+
+#: After these the layers are others than those that a cohort in flight has passed.
+WEIGHT_UPDATES = (
+    UpdateWeightFromDiskReqInput,
+    UpdateWeightsFromDistributedReqInput,
+    UpdateWeightsFromIPCReqInput,
+    UpdateWeightsFromTensorReqInput,
+)
 
 
 class LayeredScheduler(Scheduler):
@@ -68,7 +89,7 @@ class LayeredScheduler(Scheduler):
     _pending_chunked_abort_req: Req | None
 
     def __init__(self, server_args: Any, *args: Any, **kwargs: Any) -> None:
-        config = layered_config(server_args)
+        self._config = config = layered_config(server_args)
         self._cohorts = CohortsInFlight(self)
         self._step: LayerGroupStep | None = None
         self._gate: AdmissionGate | None = None
@@ -86,7 +107,7 @@ class LayeredScheduler(Scheduler):
         self.layered_metrics = LayeredMetrics(
             reports, self.metrics_collector.labels if reports else {}
         )
-        path = config.layered_trace_file if self.ps.tp_rank == 0 else None
+        path = trace_file(config.layered_trace_file, self.ps.tp_rank, self.ps.dp_rank)
         self._log = IterationLog(IterationTrace(path))
 
     # --- what SGLang's scheduler is made of -------------------------------------------------------
@@ -131,7 +152,26 @@ class LayeredScheduler(Scheduler):
             "memory": runner.describe_memory(),
             "cost_model": describe_cost_model(self._planner, runner, self._gpu_name()),
         }
+        if self.server_args.dp_size > 1 and self.ps.tp_rank == 0:
+            logger.info(banner(layered_config(self.server_args), info, native_status().describe()))
         return info
+
+    def get_internal_state(self, recv_req: Any) -> Any:
+        answer = super().get_internal_state(recv_req)
+        answer.internal_state[STATE] = values(self._config)
+        return answer
+
+    def set_internal_state(self, recv_req: Any) -> Any:
+        """SGLang's own values, and how prompts are planned from the next iteration on."""
+        config = unpack(recv_req.server_args, self._config, self._num_layers)
+        if config is not None:
+            self._config = config
+            self._default_target = None if config.itl_slo_ms is None else config.itl_slo_ms / 1000
+            # What the estimator has learned stays. A cohort in flight goes on by the new policy.
+            self._planner = planner_with(self._planner.estimator, config)
+            self._gate = AdmissionGate(self, self._planner)
+            self._cohorts.changed = True
+        return super().set_internal_state(recv_req)
 
     def _gpu_name(self) -> str | None:
         runner = self.tp_worker.model_runner
@@ -155,7 +195,11 @@ class LayeredScheduler(Scheduler):
                     launched.layers,
                     seconds,
                     exact=not launched.at_border,
+                    first=launched.first,
+                    last=launched.last,
                 )
+        if any(isinstance(request, WEIGHT_UPDATES) for request in requests):
+            self._cohorts.restart_all("the weights change")
         super().process_input_requests(requests)
 
     def _add_request_to_queue(self, req: Req, is_retracted: bool = False) -> None:
@@ -208,6 +252,7 @@ class LayeredScheduler(Scheduler):
     def get_new_batch_prefill(self, running_batch: ScheduleBatch) -> NextBatchPlan:
         nothing = NextBatchPlan(batch_to_run=None, running_batch=running_batch)
         if self._cohorts.in_flight and not self._may_overtake(running_batch):
+            self._free_what_the_host_cache_has()
             return nothing
         # A long prompt between chunks is work to plan, too: its next chunk has to keep the target.
         work = bool(self.waiting_queue) or self.chunked_req is not None
@@ -223,7 +268,10 @@ class LayeredScheduler(Scheduler):
             self._cohorts.changed = False
             admission = self._planner.admit(view)
             if admission is None:
+                self._free_what_the_host_cache_has()
                 return nothing
+            for cohort in self._cohorts.in_flight:
+                self._cohorts.finish_loads(cohort)
             with self._gate.offer(admission, waiting):
                 plan = super().get_new_batch_prefill(running_batch)
             if admission.overtakes and plan.batch_to_run is not None:
@@ -246,6 +294,11 @@ class LayeredScheduler(Scheduler):
         self.layered_metrics.count("chunked_tokens", cohort.chunk_tokens)
         return NextBatchPlan(batch_to_run=None, running_batch=plan.running_batch)
 
+    def _free_what_the_host_cache_has(self) -> None:
+        """What SGLang's admission begins with: unlock what was written to the host or loaded."""
+        if self.enable_hierarchical_cache:
+            self.tree_cache.check_hicache_events()
+
     def _may_overtake(self, running_batch: ScheduleBatch) -> bool:
         """Whether to ask the planner for prompts that pass the cohort in flight. Not when nothing has
         changed since it declined, and not when nobody decodes: then the cohort runs to its end."""
@@ -261,6 +314,11 @@ class LayeredScheduler(Scheduler):
         """Cohorts in flight will run, so they count."""
         in_flight = sum(len(cohort.reqs) for cohort in self._cohorts.in_flight)
         return super().get_num_allocatable_reqs(running_bs + in_flight)
+
+    def _can_schedule_lora_req(self, req: Req, running_loras: set[str | None]) -> bool:
+        """Whether there is room for the adapter of ``req`` beside those of others, cohorts included."""
+        cohorts = {other.lora_id for other in self._cohorts.holders()}
+        return super()._can_schedule_lora_req(req, running_loras | cohorts)
 
     def _admits_cohort(self, plan: NextBatchPlan) -> bool:
         """Whether the prefill batch of ``plan`` should advance by layer groups beside decode.
@@ -282,7 +340,7 @@ class LayeredScheduler(Scheduler):
         in_flight = self._cohorts.in_flight
         while in_flight and not batch.check_decode_mem(selected_indices=_unfinished(batch)):
             # The youngest gives way first, as when SGLang retracts; its prompt is computed least.
-            self._cohorts.restart(in_flight[-1], batch)
+            self._cohorts.restart(in_flight[-1], "the KV cache pool is full", batch)
         return super().update_running_batch(batch)
 
     def is_fully_idle(self, for_health_check: bool = False) -> bool:
@@ -303,7 +361,10 @@ class LayeredScheduler(Scheduler):
         if step is None:
             return super().run_batch(batch, *args, **kwargs)
         self.layered_metrics.count("layer_groups")
-        self.tp_worker.cohort_inputs(step.cohort)
+        if (
+            not self.enable_lora
+        ):  # adapters are loaded on the forward stream, or decode might lose its own
+            self.tp_worker.cohort_inputs(step.cohort)
         batch.layer_group_step = step
         try:
             result = super().run_batch(batch, *args, **kwargs)
@@ -320,14 +381,15 @@ class LayeredScheduler(Scheduler):
     def _log_launch(self, batch: ScheduleBatch, step: LayerGroupStep | None) -> LaunchedIteration:
         kind = iteration_kind(batch, step)
         self.layered_metrics.count_iteration(kind)
-        predicted, cohort, layers = None, None, 0.0
+        predicted, cohort, layers, first, last = None, None, 0.0, False, False
         if step is not None:
             decode, cohort = step.decode, step.cohort.work
+            first, last = step.is_first, step.is_last
             layers = self._planner.mean_layers(decode, cohort, step.layers)
         else:
             decode = batch_decode_work(batch) if kind == "decode" else DecodeWork()
         if self._log.trace.enabled and decode.requests:
-            predicted = self._planner.predict(decode, cohort, layers)
+            predicted = self._planner.predict(decode, cohort, layers, first, last)
         launched = self._log.launch(
             self.forward_ct + 1, kind, batch, step, decode, layers, predicted
         )

@@ -50,7 +50,10 @@ class LayeredTpWorker(TpModelWorker):
             rows.sampling_info = _with_grammars(batch.sampling_info, batch)
         else:
             rows = self._inputs(batch)
+        if self.server_args.enable_lora:
+            self._load_adapters(rows, cohort_rows)
         rows.layer_group_step = step
+        self.set_hicache_consumer(-1)  # the cohort's rows alone wait, and the executor sees to it
         try:
             result = super().forward_batch_generation(None, forward_batch=rows)
         finally:
@@ -59,14 +62,23 @@ class LayeredTpWorker(TpModelWorker):
             result.cohort_result = self._first_tokens(cohort, rows.cohort_logits)
         # The cohort's device tensors were made on the schedule stream: hold them, like SGLang holds
         # the decode batch's, until this forward is surely over.
-        kept = [getattr(cohort.batch, f.name) for f in dataclasses.fields(cohort.batch)]
-        result.extra_keep_alive_refs = [*(result.extra_keep_alive_refs or ()), cohort_rows, kept]
+        held = cohort_rows, cohort.state.inputs
+        result.extra_keep_alive_refs = [*(result.extra_keep_alive_refs or ()), *held]
         return result
 
     def _inputs(self, batch: ScheduleBatch) -> ForwardBatch:
         return ForwardBatch.init_new(
             batch, self.model_runner, return_hidden_states_before_norm=False
         )
+
+    def _load_adapters(self, *batches: ForwardBatch) -> None:
+        """Have the adapters of all ``batches`` in memory; the first one's may be read by a graph.
+
+        Building one batch's inputs may have taken the place of the other's adapters.
+        """
+        manager = self.model_runner.lora_manager
+        manager.fetch_new_loras({name for batch in batches for name in batch.lora_ids or ()})
+        manager.prepare_lora_batch(batches[0])
 
     def cohort_inputs(self, cohort: Cohort) -> ForwardBatch:
         """The cohort's forward batch, made once.
@@ -84,6 +96,8 @@ class LayeredTpWorker(TpModelWorker):
                 batch.input_ids = batch.prefill_input_ids_cpu.to(batch.device, non_blocking=True)
                 batch.prefill_input_ids_cpu = None
             state.forward_batch = self._inputs(batch)
+            state.loads = batch.hicache_consumer_index
+            state.inputs = [getattr(batch, f.name) for f in dataclasses.fields(batch)]
         return state.forward_batch
 
     def _first_tokens(self, cohort: Cohort, logits: Any) -> GenerationBatchResult:

@@ -10,7 +10,7 @@ from sglang.srt.managers.scheduler import Scheduler
 from layered_sglang.hooks.iteration_log import IterationLog, iteration_kind
 from layered_sglang.hooks.server_args import layered_config
 from layered_sglang.hooks.views import batch_decode_work, decode_work
-from layered_sglang.telemetry.trace import IterationTrace
+from layered_sglang.telemetry.trace import IterationTrace, trace_file
 
 
 class TracedScheduler(Scheduler):
@@ -18,8 +18,9 @@ class TracedScheduler(Scheduler):
 
     def __init__(self, server_args: Any, *args: Any, **kwargs: Any) -> None:
         super().__init__(server_args, *args, **kwargs)
-        path = layered_config(server_args).layered_trace_file
-        self._log = IterationLog(IterationTrace(path if self.ps.tp_rank == 0 else None))
+        asked = layered_config(server_args).layered_trace_file
+        path = trace_file(asked, self.ps.tp_rank, self.ps.dp_rank)
+        self._log = IterationLog(IterationTrace(path))
 
     def run_batch(self, batch: ScheduleBatch, *args: Any, **kwargs: Any) -> Any:
         kind = iteration_kind(batch, None)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from layered_sglang.model_zoo import tokenizer
+from layered_sglang.model_zoo.block_scaled import is_block_scaled, write_block_scaled
 from layered_sglang.model_zoo.presets import Preset
 from layered_sglang.model_zoo.weights import random_weights
 
@@ -92,6 +93,8 @@ def _generation_config(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _write_weights(path: Path, config: Mapping[str, Any], seed: int) -> None:
+    if is_block_scaled(config):
+        return write_block_scaled(path, config, seed)
     from safetensors.numpy import save
 
     # NOTE: transformers refuses a file whose metadata does not name a framework.

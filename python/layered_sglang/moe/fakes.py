@@ -9,6 +9,7 @@ import torch
 
 from .fused_experts_fp8_layout import check_fused_experts_fp8_input
 from .fused_experts_layout import check_fused_experts_input
+from .fused_experts_mxfp4_layout import check_fused_experts_mxfp4_input
 from .plan_layout import check_plan_input, padded_row_capacity
 
 
@@ -106,3 +107,44 @@ def _fused_experts_fp8_out(
 ) -> None:
     weights = (w13, w13_scale_inv, w2, w2_scale_inv)
     check_fused_experts_fp8_input(x, *weights, topk_weights, topk_ids, activation, path)
+
+
+@torch.library.register_fake("layered_sglang::fused_experts_mxfp4")
+def _fused_experts_mxfp4(
+    x: torch.Tensor,
+    w13: torch.Tensor,
+    w13_bias: torch.Tensor,
+    w2: torch.Tensor,
+    w2_bias: torch.Tensor,
+    topk_weights: torch.Tensor,
+    topk_ids: torch.Tensor,
+    activation: str = "swiglu",
+    path: str = "auto",
+    alpha: float = 1.702,
+    limit: float = 7.0,
+    routed_scaling_factor: float = 1.0,
+) -> torch.Tensor:
+    weights = (w13, w13_bias, w2, w2_bias)
+    check_fused_experts_mxfp4_input(x, *weights, topk_weights, topk_ids, activation, path)
+    return torch.empty_like(x)
+
+
+@torch.library.register_fake("layered_sglang::fused_experts_mxfp4_out")
+def _fused_experts_mxfp4_out(
+    x: torch.Tensor,
+    w13: torch.Tensor,
+    w13_bias: torch.Tensor,
+    w2: torch.Tensor,
+    w2_bias: torch.Tensor,
+    topk_weights: torch.Tensor,
+    topk_ids: torch.Tensor,
+    y: torch.Tensor,
+    workspace: torch.Tensor | None = None,
+    activation: str = "swiglu",
+    path: str = "auto",
+    alpha: float = 1.702,
+    limit: float = 7.0,
+    routed_scaling_factor: float = 1.0,
+) -> None:
+    weights = (w13, w13_bias, w2, w2_bias)
+    check_fused_experts_mxfp4_input(x, *weights, topk_weights, topk_ids, activation, path)

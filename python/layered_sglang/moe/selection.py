@@ -9,12 +9,14 @@ import torch
 from .fp8 import BLOCK
 from .fused_experts_layout import HIDDEN_MULTIPLE, INTER_MULTIPLE, MAX_TOP_K
 from .library import has_kernels_for, native_status
+from .mxfp4 import GROUP
 from .plan_layout import MAX_EXPERTS
 
-#: Of the hidden and of a rank's intermediate size, by the weights' dtype.
+#: Of the hidden and of a rank's intermediate size, by the weights' dtype (uint8: MXFP4).
 MULTIPLES = {
     torch.bfloat16: (HIDDEN_MULTIPLE, INTER_MULTIPLE),
     torch.float8_e4m3fn: (BLOCK, BLOCK),
+    torch.uint8: (GROUP, GROUP),
 }
 
 
@@ -40,7 +42,8 @@ class Measurement(NamedTuple):
 #: What ``auto`` gives to our kernels. SGLang ran what it ships for the GPU: on the H100 that is its
 #: default configuration, not a tuned one, for Qwen3's eighth, undivided Mixtral and DeepSeek-V3. They
 #: are here because a server would run the same; a user who tunes SGLang's kernels for them may do
-#: better with ``--moe-kernels sglang``. gpt-oss is not here: its experts have biases.
+#: better with ``--moe-kernels sglang``. gpt-oss is not here: with bfloat16 weights its experts have
+#: biases, and its MXFP4 ones have not been measured as faster.
 KNOWN_FASTER = (
     Measurement(
         "NVIDIA H200",
@@ -72,7 +75,8 @@ def known_faster(sizes: ExpertSizes, gpu: str, weights: torch.dtype = torch.bflo
 def why_unsupported(sizes: ExpertSizes, dtype: torch.dtype, device: torch.device) -> str | None:
     """Why there is no compiled code for these experts; None where there is.
 
-    For bfloat16 weights that is `fused_experts`, for float8_e4m3fn ones `fused_experts_fp8`.
+    For bfloat16 weights that is `fused_experts`, for float8_e4m3fn ones `fused_experts_fp8`, and for
+    uint8, which stands for MXFP4, `fused_experts_mxfp4`.
     """
     return why_no_kernels(device) or _why_not_these_experts(sizes, dtype)
 

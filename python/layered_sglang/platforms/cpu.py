@@ -34,6 +34,10 @@ class PortableCpuPlatform(CpuDeviceMixin, SRTPlatform):
         if "GptOssForCausalLM" in architectures and server_args.moe_runner_backend == "auto":
             # SGLang would lay the experts out for the triton_kernels package, which needs a GPU.
             server_args.moe_runner_backend = "triton"
+        if server_args.enable_hierarchical_cache:
+            # The others are GPU kernels.
+            server_args.hicache_io_backend = "direct"
+            server_args.hicache_mem_layout = "layer_first"
         if server_args.tp_size > 1:
             os.environ.setdefault("SGLANG_CPU_OMP_THREADS_BIND", share_cores(server_args.tp_size))
             # torch's wheels bring NCCL along even where no GPU is; SGLang uses it where it loads.
@@ -48,12 +52,16 @@ class PortableCpuPlatform(CpuDeviceMixin, SRTPlatform):
 
         from sglang.srt.layers.attention.attention_registry import register_attention_backend
 
+        from layered_sglang.platforms.adapters import leave_adapters_unpinned
+        from layered_sglang.platforms.host_cache import build_host_pools
         from layered_sglang.platforms.kv_pools import build_windowed_pools
         from layered_sglang.platforms.torch_attention import TorchAttention
         from layered_sglang.platforms.torch_kernels import replace_triton_kernels
 
         register_attention_backend("torch_native")(TorchAttention)
         build_windowed_pools()
+        build_host_pools()
+        leave_adapters_unpinned()
         replace_triton_kernels()
 
     def get_default_attention_backend(self) -> str:

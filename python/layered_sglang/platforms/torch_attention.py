@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from sglang.srt.layers.attention.torch_native_backend import TorchNativeAttnBackend
-from sglang.srt.mem_cache.memory_pool import KVWriteLoc
+from sglang.srt.mem_cache.memory_pool import KVWriteLoc, MLATokenToKVPool
 
 if TYPE_CHECKING:
     from sglang.srt.layers.radix_attention import RadixAttention
@@ -31,7 +31,8 @@ class TorchAttention(TorchNativeAttnBackend):
         save_kv_cache: bool = True,
         sinks: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        if k is not None and v is not None and not save_kv_cache:
+        latent = isinstance(self.token_to_kv_pool, MLATokenToKVPool)
+        if latent and k is not None and v is not None and not save_kv_cache:
             return self._attend_to_new(q, k, v, layer, forward_batch)
         if sinks is None and not self.use_sliding_window_kv_pool:
             return super().forward_extend(q, k, v, layer, forward_batch, save_kv_cache)

@@ -158,7 +158,7 @@ class AdmitByBenefit:
             return self.estimator.prefill(work) * left / total
         line = self.estimator.merged(view.decode, work)
         budget = self.layer_groups.budget(view.decode, view.itl_target)
-        iterations = -(-left // max(1, line.layers_within(budget)))
+        iterations = -(-left // max(1, line.anywhere().layers_within(budget)))
         return iterations * line.seconds(0) + line.seconds(left) - line.seconds(0)
 
     # --- the rules --------------------------------------------------------------------------------
@@ -322,7 +322,7 @@ class AdmitByBenefit:
             return False
         budget = self.layer_groups.budget(view.decode, view.itl_target)
         line = self.estimator.merged(view.decode, work)
-        return line.seconds(line.dearest) > budget
+        return line.anywhere().seconds(line.dearest) > budget
 
     def _alone(self, view: QueueView, work: CohortWork) -> bool:
         """Whether SGLang's own prefill is faster and keeps the target: for tiny prompts, and where

@@ -9,10 +9,14 @@ from __future__ import annotations
 import bisect
 import dataclasses
 import math
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
 from layered_sglang.scheduling.model_shape import LayerKind, ModelShape
 from layered_sglang.scheduling.work import CohortWork, DecodeWork
+
+#: Iterations whose line is kept.
+REMEMBERED = 16
 
 
 @dataclass(frozen=True)
@@ -29,7 +33,10 @@ class Coefficients:
         layer_seconds: GPU time of a layer that is neither (launches, norms, waits).
         row_seconds: GPU time per row and layer that is neither (elementwise work).
         iteration_seconds: GPU time an iteration outside the layers (sampling, copies).
+        finish_seconds: GPU time of an iteration in which a cohort runs its last layer: its own logits and
+            sampling.
         host_iteration: host time of an iteration whatever runs in it.
+        host_admission: host time more of one that admits prompts: chosen, given KV slots, made tensors.
         host_decode_layer: host time of a decode layer beside a layer group.
         host_graph_layer: host time of an active layer that replays a graph.
         host_eager_layer: host time of an active layer, or of a prefill layer, launched eagerly.
@@ -44,7 +51,9 @@ class Coefficients:
     layer_seconds: float = 8e-6
     row_seconds: float = 4e-9
     iteration_seconds: float = 4e-4
+    finish_seconds: float = 7e-4
     host_iteration: float = 2e-3
+    host_admission: float = 2.5e-3
     host_decode_layer: float = 2e-5
     host_graph_layer: float = 1.2e-4
     host_eager_layer: float = 1.1e-3
@@ -65,6 +74,8 @@ class IterationTime:
     Attributes:
         costs: of the layers one by one, in mean layers, where they are not all alike. A layer group
             then counts as the sum of its layers.
+        admission: host time more of a cohort's first layer group.
+        finish: GPU time more of its last one.
     """
 
     device: float
@@ -73,6 +84,28 @@ class IterationTime:
     host_per_layer: float = 0.0
     overlap: bool = True
     costs: tuple[float, ...] = ()
+    admission: float = 0.0
+    finish: float = 0.0
+
+    def at(self, first: bool, last: bool) -> IterationTime:
+        """The line of an iteration that has the cohort's first layer group, or its last, in it."""
+        if not (first or last):
+            return self
+        return IterationTime(
+            self.device + (self.finish if last else 0.0),
+            self.device_per_layer,
+            self.host + (self.admission if first else 0.0),
+            self.host_per_layer,
+            self.overlap,
+            self.costs,
+            self.admission,
+            self.finish,
+        )
+
+    def anywhere(self) -> IterationTime:
+        """The line of an iteration that may be a cohort's first and its last: its layer groups are of
+        one size, so that size has to fit wherever it runs."""
+        return self.at(True, True)
 
     def device_seconds(self, layers: float = 0) -> float:
         return self.device + layers * self.device_per_layer
@@ -112,6 +145,8 @@ class IterationTime:
 
     def scaled(self, base: float, per_layer: float) -> IterationTime:
         """Its constant parts times ``base``, its slopes times ``per_layer``."""
+        if base == per_layer == 1.0:
+            return self
         return IterationTime(
             self.device * base,
             self.device_per_layer * per_layer,
@@ -119,6 +154,8 @@ class IterationTime:
             self.host_per_layer * per_layer,
             self.overlap,
             self.costs,
+            self.admission * base,
+            self.finish * per_layer,
         )
 
 
@@ -135,6 +172,9 @@ class CostModel:
         decode_graphs: whether decode replays CUDA graphs (not on a CPU).
         prefill_graph_rows: SGLang's own prefill replays CUDA graphs up to this many tokens.
         overlap: whether the host prepares an iteration while the GPU runs the one before.
+
+    It remembers its last answers: who plans, who logs, who learns and the simulator's world ask for the
+    same iterations.
     """
 
     shape: ModelShape
@@ -144,21 +184,41 @@ class CostModel:
     decode_graphs: bool = True
     prefill_graph_rows: int = 0
     overlap: bool = True
+    _lines: dict[tuple, IterationTime] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     def decode(self, decode: DecodeWork) -> IterationTime:
         """An iteration that only decodes."""
+        return self._remembered((decode.requests, decode.context), self._decode, decode)
+
+    def merged(self, decode: DecodeWork, cohort: CohortWork) -> IterationTime:
+        """Decode through all layers, and the cohort through as many as the line is asked for."""
+        key = (decode.requests, decode.context, cohort.tokens, cohort.pairs)
+        return self._remembered(key, self._merged, decode, cohort)
+
+    def _remembered(
+        self, key: tuple, compute: Callable[..., IterationTime], *work: DecodeWork | CohortWork
+    ) -> IterationTime:
+        line = self._lines.get(key)
+        if line is None:
+            if len(self._lines) >= REMEMBERED:
+                self._lines.clear()
+            line = self._lines[key] = compute(*work)
+        return line
+
+    def _decode(self, decode: DecodeWork) -> IterationTime:
         if decode.requests == 0:
             return IterationTime(0.0, overlap=self.overlap)
         c, layers = self.coefficients, self.shape.num_layers
-        decode = self._filled_up(decode)
+        decode = self.filled_up(decode)
         device = layers * self._layer(decode, None) + self._once(decode.requests)
         host = c.host_iteration + (0 if self.decode_graphs else layers * c.host_eager_layer)
         return IterationTime(device, host=host, overlap=self.overlap)
 
-    def merged(self, decode: DecodeWork, cohort: CohortWork) -> IterationTime:
-        """Decode through all layers, and the cohort through as many as the line is asked for."""
+    def _merged(self, decode: DecodeWork, cohort: CohortWork) -> IterationTime:
         c, layers = self.coefficients, self.shape.num_layers
-        decode = self._filled_up(decode)
+        decode = self.filled_up(decode)
         alone = self._layer(decode, None) if decode.requests else 0.0
         eager = c.host_eager_layer if not self._graphed(decode, cohort) else c.host_graph_layer
         passing = 0.0
@@ -171,6 +231,8 @@ class CostModel:
             host_per_layer=max(0.0, eager - passing),
             overlap=self.overlap,
             costs=self._costs(decode, cohort),
+            admission=c.host_admission,
+            finish=c.finish_seconds,
         )
 
     def prefill(self, cohort: CohortWork) -> IterationTime:
@@ -184,7 +246,7 @@ class CostModel:
             overlap=self.overlap,
         )
 
-    def _filled_up(self, decode: DecodeWork) -> DecodeWork:
+    def filled_up(self, decode: DecodeWork) -> DecodeWork:
         """The batch that runs: with rows added up to the next captured size, if there is one."""
         at = bisect.bisect_left(self.decode_sizes, decode.requests)
         if not self.decode_graphs or decode.requests == 0 or at == len(self.decode_sizes):

@@ -52,10 +52,12 @@ class Estimator:
         layers: float,
         seconds: float,
         exact: bool = True,
+        first: bool = False,
+        last: bool = False,
     ) -> None:
         """Learn from an iteration that took ``seconds``.
 
-        ``layers`` of it, in layers of mean cost, had ``cohort`` in them.
+        ``layers`` of it, in layers of mean cost, had ``cohort`` in them, its ``first`` or its ``last``.
         Without ``exact`` the time may hold some of a neighbour's, so it says nothing of the margin.
         """
         if cohort is None or layers == 0:
@@ -63,4 +65,5 @@ class Estimator:
             return
         line = self.model.merged(decode, cohort)
         without = line.seconds(0)
-        self.correction.observe(seconds, without, line.seconds(layers) - without, exact)
+        added = line.at(first, last).seconds(layers) - without
+        self.correction.observe(seconds, without, added, exact)

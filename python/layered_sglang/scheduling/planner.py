@@ -52,11 +52,19 @@ class Planner:
         """How many layers of average cost ``layers`` are for ``cohort``."""
         return self.estimator.merged(decode, cohort).mean_layers(*layers)
 
-    def predict(self, decode: DecodeWork, cohort: CohortWork | None, layers: float) -> float:
-        """Seconds of an iteration; ``layers`` of it, of average cost, have ``cohort`` in them."""
+    def predict(
+        self,
+        decode: DecodeWork,
+        cohort: CohortWork | None,
+        layers: float,
+        first: bool = False,
+        last: bool = False,
+    ) -> float:
+        """Seconds of an iteration; ``layers`` of it, of average cost, have ``cohort`` in them: its
+        ``first`` or its ``last`` layer group, or one between."""
         if cohort is None or layers == 0:
             return self.estimator.decode(decode)
-        return self.estimator.merged(decode, cohort).seconds(layers)
+        return self.estimator.merged(decode, cohort).at(first, last).seconds(layers)
 
     def observe(
         self,
@@ -65,9 +73,11 @@ class Planner:
         layers: float,
         seconds: float,
         exact: bool = True,
+        first: bool = False,
+        last: bool = False,
     ) -> None:
         """Learn from an iteration that took ``seconds``; not ``exact``: give or take a neighbour's."""
-        self.estimator.observe(decode, cohort, layers, seconds, exact)
+        self.estimator.observe(decode, cohort, layers, seconds, exact, first, last)
 
     def describe(self) -> str:
         return self.layer_groups.describe()

@@ -112,8 +112,8 @@ class SloLayerGroups:
         budget = self.budget(view.decode, view.itl_target)
         if line.costs:
             return self._by_cost(line, budget, view)
-        most = line.layers_within(budget)
-        if most >= left or self._end_is_cheaper(line.seconds(0), line.seconds(left), view):
+        most = line.anywhere().layers_within(budget)
+        if most >= left or self._end_is_cheaper(line, left, view):
             return LayerGroup(start, view.num_layers)
         iterations = -(-left // max(1, most))
         return LayerGroup(start, start + -(-left // iterations))
@@ -121,16 +121,17 @@ class SloLayerGroups:
     def _by_cost(self, line: IterationTime, budget: float, view: CohortView) -> LayerGroup:
         """The same where layers are not alike: what they cost counts, not how many they are."""
         start, end = view.next_layer, view.num_layers
-        left, most = line.mean_layers(start, end), line.mean_layers_within(budget)
-        if most < left and not self._end_is_cheaper(line.seconds(0), line.seconds(left), view):
+        left, most = line.mean_layers(start, end), line.anywhere().mean_layers_within(budget)
+        if most < left and not self._end_is_cheaper(line, left, view):
             end = end_by_cost(line.costs, start, most)
         return LayerGroup(start, end)
 
-    def _end_is_cheaper(self, without: float, with_rest: float, view: CohortView) -> bool:
-        """Whether running all the rest costs less than what one more iteration costs on top of a
+    def _end_is_cheaper(self, line: IterationTime, rest: float, view: CohortView) -> bool:
+        """Whether running all the ``rest`` costs less than what one more iteration costs on top of a
         plain decode iteration, and keeps the target itself (if not its margin)."""
-        if view.itl_target is not None and with_rest > view.itl_target:
+        if view.itl_target is not None and line.anywhere().seconds(rest) > view.itl_target:
             return False
+        without, with_rest = line.seconds(0), line.seconds(rest)
         return with_rest - without <= without - self.estimator.decode(view.decode)
 
     def describe(self) -> str:

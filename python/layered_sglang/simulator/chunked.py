@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from layered_sglang.scheduling import CohortWork
 from layered_sglang.simulator.replica import Replica, Request
+from layered_sglang.simulator.stock import StockWorld
 
 
 class ChunkedSchedule:
@@ -50,10 +51,11 @@ class ChunkedSchedule:
                 raise AssertionError("a chunk that fits an empty cache does not fit")
             return False
         if self.mixed and replica.running:
-            replica.now += replica.world.mixed(replica.decode_work, total)
+            assert isinstance(replica.world, StockWorld)
+            replica.advance(replica.world.mixed(replica.decode_work, total))
             replica.tick()
         else:
-            replica.now += replica.world.prefill(total)
+            replica.advance(replica.world.prefill(total))
         for request in members:
             if request.left == 0:
                 replica.join(request)

@@ -38,6 +38,11 @@ class Gaps:
             self.total += seconds * requests
             self.count += requests
 
+    def lengthen(self, seconds: float, by: float, requests: int) -> None:
+        """``requests`` of the gaps of ``seconds`` were longer than that."""
+        self.add(seconds, -requests)
+        self.add(seconds + by, requests)
+
     def note(self, tick: int, seconds: float) -> None:
         """The gap that ended with decode iteration ``tick`` was ``seconds`` for all who were there."""
         while self._falling and self._falling[-1] >= -seconds:

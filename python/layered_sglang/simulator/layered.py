@@ -59,7 +59,7 @@ class LayeredSchedule:
         # What a retraction frees is admitted later, so the running requests are final here.
         replica.room_for_tick()
         if cohort.alone:
-            replica.now += replica.world.prefill(cohort.work)
+            replica.advance(replica.world.prefill(cohort.work))
             end = self.planner.estimator.num_layers
         else:
             end = self._run_layer_group(replica, cohort)
@@ -79,12 +79,14 @@ class LayeredSchedule:
         view = CohortView(layers, start, work, decode, self.target if decode.requests else None)
         end = self.planner.next_layer_group(view).end
         if decode.requests == 0 and end - start == layers:
-            replica.now += replica.world.prefill(work)
+            replica.advance(replica.world.prefill(work))
             return end
-        seconds = replica.world.merged(decode, work, end - start)
+        first, last = start == 0, end == layers
+        times = replica.world.merged(decode, work, end - start, first, last)
         if self.learns:
-            self.planner.observe(decode, work, end - start, seconds)
-        replica.now += seconds
+            seconds = max(times) if replica.world.model.overlap else sum(times)
+            self.planner.observe(decode, work, end - start, seconds, True, first, last)
+        replica.advance(times)
         replica.tick()
         return end
 

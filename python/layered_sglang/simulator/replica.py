@@ -16,7 +16,7 @@ import numpy as np
 from layered_sglang.scheduling import CohortWork, DecodeWork
 from layered_sglang.simulator.gaps import Gaps
 from layered_sglang.simulator.traffic import Traffic
-from layered_sglang.simulator.world import World
+from layered_sglang.simulator.world import Times, World
 
 #: Share of the tokens still to be generated that admission keeps KV slots for; the rest is hope, and
 #: retraction where it fails (SGLang's new-token ratio).
@@ -91,7 +91,9 @@ class Replica:
         self.schedule, self.world = schedule, world
         self.kv_tokens, self.max_running = kv_tokens, max_running
         self.now = 0.0
-        self.seen = 0.0  # arrivals until then can be part of the next iteration
+        self.seen = (
+            0.0  # when the host plans and launches the next iteration, with what came until then
+        )
         self.ticks = 0  # decode iterations so far
         self.waiting: list[Request] = []
         self.running: dict[int, Request] = {}
@@ -105,6 +107,11 @@ class Replica:
         self.computed_tokens = 0
         self.kv_peak = 0
         self.gaps = Gaps()
+        self._unseen = (
+            False  # whether an iteration ended at ``now`` whose result nobody has seen yet
+        )
+        self._last_gaps = (0.0, 0.0)  # of all who decoded in it: on average, and the last one
+        self._own_gaps: list[tuple[Request, float]] = []  # of others whose gap ended with it
         self.prefixes: OrderedDict[int, None] = OrderedDict()
         self._shared = traffic.shared
         self._ends: list[tuple[int, int]] = []
@@ -127,25 +134,19 @@ class Replica:
         """Until every request has its last token."""
         while True:
             self._arrive()
-            began = self.now
             # (A schedule may retract; then it is asked again.)
             if (self.waiting or self.schedule.pending()) and self.schedule.step(self):
                 self.iterations += 1
-                self._look_up(began)
                 continue
             if self.running:
-                self._look_up(self._decode_until_something_happens())
+                self._decode_until_something_happens()
             elif self._next < len(self._arrivals):
                 self.now = self.seen = max(self.now, self._arrivals[self._next][0])
+                self._unseen = False
             else:
                 break
         assert not self.waiting and not self.schedule.pending(), "requests were left behind"
         assert self.context == 0 and self.prefill_kv == 0 and self.unborn == 0, "KV was lost"
-
-    def _look_up(self, began: float) -> None:
-        """What comes during an iteration is seen at its end. With overlap the next one is planned by
-        then, as soon as this one began."""
-        self.seen = began if self.world.model.overlap else self.now
 
     def _arrive(self) -> None:
         arrivals = self._arrivals
@@ -153,12 +154,11 @@ class Replica:
             self.waiting.append(Request(self._next, *arrivals[self._next]))
             self._next += 1
 
-    def _decode_until_something_happens(self) -> float:
-        """Returns when the last of its iterations began."""
+    def _decode_until_something_happens(self) -> None:
         self.room_for_tick()
         n = len(self.running)
         if n == 0:
-            return self.now
+            return
         room = self.kv_tokens - self.context - self.prefill_kv
         steps = min(self._ends[0][0] - self.ticks, room // n)
         if self.waiting:
@@ -166,12 +166,14 @@ class Replica:
         if self.joiners or self.last_decode != self.now or self.world.noise:
             steps = 1  # their gaps differ
         elif self._next < len(self._arrivals):
-            one = self.world.model.decode(DecodeWork(n, self.context)).seconds() * self.world.bias
+            one = self.world.decode_seconds(n, self.context) * self.world.bias
             until = (self._arrivals[self._next][0] - self.now) / one
             steps = max(1, min(steps, math.ceil(until)))
         total, last = self.world.decode(n, self.context, steps)
-        self.now += total
-        began = self.now - last
+        launch = self.world.launch_decode if self.world.model.overlap else 0.0
+        self.advance(Times(total, launch))
+        if steps > 1 and self.world.model.overlap:
+            self.seen = self.now - last
         self.iterations += steps
         if steps == 1:
             self.tick()
@@ -180,17 +182,58 @@ class Replica:
             self.context += n * steps
             self.unborn -= n * steps
             self.kv_peak = max(self.kv_peak, self.context)
-            self.gaps.add(total / steps, n * steps)
+            mean = (self.now - self.last_decode) / steps
+            self.gaps.add(mean, n * steps)
             self.gaps.note(self.ticks, last)
+            self._last_gaps = mean, last
             self.last_decode = self.now
             self._finish()
-        return began
 
     # --- what schedules use -----------------------------------------------------------------------
 
     @property
     def decode_work(self) -> DecodeWork:
         return DecodeWork(len(self.running), self.context)
+
+    def advance(self, times: Times) -> None:
+        """Run an iteration. With overlap the host launches it while the GPU has the one before, and
+        only then looks for that one's result; so a long launch lets everyone see it late."""
+        if not self.world.model.overlap:
+            self.now += sum(times)
+            self.seen = self.now
+            return
+        device, host = times
+        launched, done = self.seen + host, self.now + device
+        if not self._unseen:
+            self.seen = launched
+        elif launched > self.now:
+            self._delay(launched - self.now)
+            self.seen = launched
+        else:
+            self.seen = self.now
+        self.now = done if done > launched else launched
+        self._unseen = True
+        if self._own_gaps:
+            self._own_gaps = []
+
+    def _delay(self, seconds: float) -> None:
+        """The tokens of ``now`` are seen so much later."""
+        own = [(request, gap) for request, gap in self._own_gaps if request.index in self.running]
+        for request, gap in own:
+            self.gaps.lengthen(gap, seconds, 1)
+            request.worst = max(request.worst, gap + seconds)
+        for request in self.joiners:
+            if request.last == self.now:
+                request.last += seconds
+                if request.generated == 1:
+                    request.first += seconds
+        if self.last_decode == self.now:
+            joined = {request.index for request in self.joiners} | {r.index for r, _ in own}
+            mean, last = self._last_gaps
+            self.gaps.lengthen(mean, seconds, len(self.running) - len(joined))
+            if len(self.running) > len(joined):
+                self.gaps.note(self.ticks, last + seconds)
+            self.last_decode += seconds
 
     def tick(self) -> None:
         """Every running request got a token now."""
@@ -202,6 +245,7 @@ class Replica:
         self.unborn -= n
         self.kv_peak = max(self.kv_peak, self.context + self.prefill_kv)
         gap = self.now - self.last_decode
+        self._last_gaps = gap, gap
         self.gaps.add(gap, n - len(self.joiners))
         if n > len(self.joiners):
             self.gaps.note(self.ticks, gap)
@@ -210,6 +254,7 @@ class Replica:
             self.gaps.add(own, 1)
             request.worst = max(request.worst, own)
             request.join_tick = self.ticks
+            self._own_gaps.append((request, own))
         self.joiners.clear()
         self.last_decode = self.now
         self._finish()
@@ -255,6 +300,7 @@ class Replica:
             self.gaps.add(gap, 1)
             request.worst = max(request.worst, gap)
             request.last = self.now
+            self._own_gaps.append((request, gap))
         request.generated += 1
         request.kv = 0
         if request.group >= 0:

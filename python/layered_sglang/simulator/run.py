@@ -10,12 +10,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from layered_sglang.scheduling import CostModel
 from layered_sglang.simulator.replica import Replica
 from layered_sglang.simulator.results import Outcome
 from layered_sglang.simulator.router import route
 from layered_sglang.simulator.systems import System
 from layered_sglang.simulator.traffic import Traffic
-from layered_sglang.simulator.world import MemoCostModel, World
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Setup:
         seed: of the noise.
     """
 
-    model: MemoCostModel
+    model: CostModel
     kv_tokens: int
     max_running: int = 256
     max_prefill_tokens: int = 8192
@@ -48,7 +48,7 @@ class Setup:
 def simulate_replica(system: System, setup: Setup, traffic: Traffic, number: int = 0) -> Outcome:
     """One replica from its first request to its last token."""
     model = dataclasses.replace(setup.model, decode_sizes=system.graph_sizes(setup.max_running))
-    world = World(model, setup.noise, setup.bias, seed=setup.seed * 1_000_003 + number)
+    world = system.world(model, setup.noise, setup.bias, setup.seed * 1_000_003 + number)
     schedule = system.schedule(model, setup.max_prefill_tokens, setup.differs)
     replica = Replica(traffic, schedule, world, setup.kv_tokens, setup.max_running)
     replica.run()

@@ -13,6 +13,8 @@ from layered_sglang.simulator.chunked import ChunkedSchedule
 from layered_sglang.simulator.errors import SimulationError
 from layered_sglang.simulator.layered import LayeredSchedule
 from layered_sglang.simulator.replica import Schedule
+from layered_sglang.simulator.stock import StockWorld
+from layered_sglang.simulator.world import World
 
 #: Kind -> what its number is, and the number where none is given.
 KINDS: dict[str, tuple[str, float | None]] = {
@@ -56,6 +58,10 @@ class System:
     def graph_sizes(self, max_running: int) -> tuple[int, ...]:
         """Batch sizes of its decode graphs."""
         return tuple((stock_sizes if self.stock else fine_sizes)(max_running))
+
+    def world(self, model: CostModel, noise: float, bias: float, seed: int) -> World:
+        """The GPU and the host that it runs on."""
+        return (StockWorld if self.stock else World)(model, noise, bias, seed)
 
     def schedule(self, model: CostModel, max_tokens: int, learns: bool) -> Schedule:
         """A new schedule for one replica.

@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 import random
 from dataclasses import dataclass, field
+from functools import cached_property
+from typing import NamedTuple
 
-from layered_sglang.scheduling import CohortWork, CostModel, DecodeWork, IterationTime
+from layered_sglang.scheduling import CohortWork, CostModel, DecodeWork
 
 #: A nominal power model, not a measurement: while busy, and per byte and flop beyond that.
 IDLE_WATTS = 150.0
@@ -14,21 +16,11 @@ JOULES_PER_BYTE = 55e-12
 JOULES_PER_FLOP = 0.7e-12
 
 
-class MemoCostModel(CostModel):
-    """A cost model that remembers the last decode batch: planner and world ask for the same."""
+class Times(NamedTuple):
+    """Seconds of an iteration: on the GPU, and on the host that launches it."""
 
-    def decode(self, decode: DecodeWork) -> IterationTime:
-        memo = self.__dict__
-        if memo.get("_decode_of") != decode:
-            memo["_decode_of"], memo["_decode"] = decode, super().decode(decode)
-        return memo["_decode"]
-
-    def merged(self, decode: DecodeWork, cohort: CohortWork) -> IterationTime:
-        memo = self.__dict__
-        key = (decode.requests, decode.context, cohort.tokens, cohort.pairs)
-        if memo.get("_merged_of") != key:
-            memo["_merged_of"], memo["_merged"] = key, super().merged(decode, cohort)
-        return memo["_merged"]
+    device: float
+    host: float
 
 
 @dataclass
@@ -63,11 +55,10 @@ class World:
 
         Returns the seconds of all of them and of the last.
         """
-        first = self.model.decode(DecodeWork(requests, context)).seconds()
+        first = self.decode_seconds(requests, context)
         last, total = first, first
         if iterations > 1:
-            grown = context + requests * (iterations - 1)
-            last = self.model.decode(DecodeWork(requests, grown)).seconds()
+            last = self.decode_seconds(requests, context + requests * (iterations - 1))
             total = (first + last) / 2 * iterations
         factor = self._factor()
         layers = self.model.shape.num_layers
@@ -75,28 +66,40 @@ class World:
         self._account(total * factor, requests, 0, middle, layers, 0, 0.0, iterations)
         return total * factor, last * factor
 
-    def merged(self, decode: DecodeWork, work: CohortWork, layers: int) -> float:
-        """A layer group of the cohort beside decode."""
-        seconds = self.model.merged(decode, work).seconds(layers) * self._factor()
-        self._account_parts(seconds, decode, work, layers)
-        return seconds
+    def decode_seconds(self, requests: int, context: int) -> float:
+        """A decode iteration, without noise and bias."""
+        return self.model.decode(DecodeWork(requests, context)).seconds()
 
-    def mixed(self, decode: DecodeWork, work: CohortWork) -> float:
-        """SGLang's mixed chunk: all layers of both, launched as a prefill."""
-        m, layers = self.model, self.model.shape.num_layers
-        line, c = m.merged(decode, work), m.coefficients
-        graphed = decode.requests + work.tokens <= m.prefill_graph_rows
-        host = c.host_iteration + layers * (c.host_graph_layer if graphed else c.host_eager_layer)
-        device = line.device + layers * line.device_per_layer
-        seconds = (max(device, host) if m.overlap else device + host) * self._factor()
-        self._account_parts(seconds, decode, work, layers)
-        return seconds
+    @cached_property
+    def launch_decode(self) -> float:
+        """Host seconds of an iteration that only decodes."""
+        return self.model.decode(DecodeWork(1, 1)).host_seconds()
 
-    def prefill(self, work: CohortWork) -> float:
+    def merged(
+        self, decode: DecodeWork, work: CohortWork, layers: int, first: bool, last: bool
+    ) -> Times:
+        """A layer group of the cohort beside decode; its ``first``, or its ``last``."""
+        line = self.model.merged(decode, work)
+        if first or last:
+            line = line.at(first, last)
+        return self._timed(
+            line.device_seconds(layers), line.host_seconds(layers), decode, work, layers
+        )
+
+    def prefill(self, work: CohortWork) -> Times:
         """SGLang's own prefill: all layers of the prompts alone."""
-        seconds = self.model.prefill(work).seconds() * self._factor()
-        self._account_parts(seconds, DecodeWork(), work, self.model.shape.num_layers)
-        return seconds
+        line = self.model.prefill(work)
+        layers = self.model.shape.num_layers
+        return self._timed(line.device_seconds(), line.host_seconds(), DecodeWork(), work, layers)
+
+    def _timed(
+        self, device: float, host: float, decode: DecodeWork, work: CohortWork, layers: int
+    ) -> Times:
+        factor = self._factor()
+        times = Times(device * factor, host * factor)
+        busy = max(times) if self.model.overlap else sum(times)
+        self._account_parts(busy, decode, work, layers)
+        return times
 
     def _factor(self) -> float:
         if self.noise == 0:

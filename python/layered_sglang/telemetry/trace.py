@@ -19,6 +19,16 @@ if TYPE_CHECKING:
     from layered_sglang.hooks.cohort import LayerGroupStep
 
 
+def trace_file(path: str | None, tp_rank: int, dp_rank: int | None) -> str | None:
+    """Where a scheduler writes its iterations, or ``None``.
+
+    One rank of those that share a plan writes; a replica after the first (``--dp``) to ``PATH.dpN``.
+    """
+    if path is None or tp_rank != 0:
+        return None
+    return f"{path}.dp{dp_rank}" if dp_rank else path
+
+
 class IterationTrace:
     """Appends to ``path``, or does nothing if it is ``None``. Line-buffered, so a reader may follow."""
 

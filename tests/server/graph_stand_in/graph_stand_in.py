@@ -84,7 +84,7 @@ def _capture_on_the_cpu(_result: Any, runner: Any, *args: Any, **kwargs: Any) ->
     type(attention).get_cuda_graph_seq_len_fill_value = lambda _self: 1
     assert decode_graphs.DecodeGraphRows.__mro__[1] is sglangs.DecodeCudaGraphRunner
     with torch.no_grad():
-        runner.graphs_text = runner.layer_groups.capture_graphs(runner, 1024, _lanes())
+        runner.graphs_text = runner.layer_groups.capture_graphs(runner, 1024, _lanes(), 300)
 
 
 def activate() -> None:

@@ -9,26 +9,35 @@ from typing import Any
 
 #: File for the expert counts; nothing is counted without it.
 EXPERTS_ENV = "LAYERED_SGLANG_BENCH_EXPERTS"
-#: ``shaped``: dummy weights route about as a trained model's.
+#: Set where the router may be shaped, so that dummy weights route about as a trained model's.
 ROUTER_ENV = "LAYERED_SGLANG_BENCH_ROUTER"
+#: Set where the chunk size may be changed.
+CHUNKS_ENV = "LAYERED_SGLANG_BENCH_CHUNKS"
+#: Keys of SGLang's ``/set_internal_state``: 1 shapes the router, 0 makes it what it was; SGLang's own
+#: schedule cuts prompts at so many tokens from now on, 0: where the server's flags say.
+ROUTER_KEY, CHUNKS_KEY = "bench_router_shaped", "bench_chunked_prefill_size"
 
 ENTRY_POINT = "layered_sglang_bench = layered_sglang.bench.in_server.plugin:activate"
 
 _MODEL_RUNNER = "sglang.srt.model_executor.model_runner.ModelRunner"
 _TOPK = "sglang.srt.layers.moe.topk.TopK"
 _RUN_BATCH = "sglang.srt.managers.scheduler.Scheduler.run_batch"
+_SET_STATE = "sglang.srt.managers.scheduler.Scheduler.set_internal_state"
 
 _loads: Any = None
+_routers: Any = None
 
 
 def activate() -> None:
     """Entry point ``sglang.srt.plugins``; the server's first process runs no model."""
-    experts, router = os.environ.get(EXPERTS_ENV), os.environ.get(ROUTER_ENV)
-    if multiprocessing.parent_process() is None or not (experts or router):
+    experts, router, chunks = map(os.environ.get, (EXPERTS_ENV, ROUTER_ENV, CHUNKS_ENV))
+    if multiprocessing.parent_process() is None or not (experts or router or chunks):
         return
     from sglang.srt.plugins.hook_registry import HookRegistry, HookType
 
     HookRegistry.register(f"{_MODEL_RUNNER}.load_model", _after_load_model, HookType.AFTER)
+    if router or chunks:
+        HookRegistry.register(_SET_STATE, _around_set_internal_state, HookType.AROUND)
     if experts:
         HookRegistry.register(f"{_MODEL_RUNNER}.forward", _after_forward, HookType.AFTER)
         HookRegistry.register(_RUN_BATCH, _around_run_batch, HookType.AROUND)
@@ -37,17 +46,27 @@ def activate() -> None:
 
 
 def _after_load_model(result: Any, runner: Any, *args: Any, **kwargs: Any) -> Any:
-    global _loads
-    if os.environ.get(ROUTER_ENV) == "shaped":
-        from layered_sglang.bench.in_server.shaped_router import shape_routers
+    global _loads, _routers
+    if os.environ.get(ROUTER_ENV):
+        from layered_sglang.bench.in_server.shaped_router import Routers
 
-        shape_routers(runner.model)
+        _routers = Routers(runner.model)
     path = os.environ.get(EXPERTS_ENV)
     if path and runner.ps.tp_rank == 0:
         from layered_sglang.bench.in_server.expert_loads import ExpertLoads
 
         _loads = ExpertLoads.of_model(runner.model, path, time.monotonic)
     return result
+
+
+def _around_set_internal_state(original: Any, scheduler: Any, request: Any) -> Any:
+    """SGLang hands the request to every rank; each shapes its own copy of the routers."""
+    shaped, chunk = (request.server_args.pop(key, None) for key in (ROUTER_KEY, CHUNKS_KEY))
+    if shaped is not None and _routers is not None:
+        _routers.set(bool(shaped))
+    if chunk is not None:
+        scheduler.chunked_prefill_size = chunk or scheduler.server_args.chunked_prefill_size
+    return original(scheduler, request)
 
 
 def _after_topk(result: Any, topk: Any, *args: Any, **kwargs: Any) -> Any:

@@ -17,20 +17,32 @@ HOT_SCALE = 2.36
 ROUTERS = ("gate", "router")
 
 
-def shape_routers(model: torch.nn.Module, seed: int = 0) -> int:
-    """Scale rows [experts, hidden] of every router in place; returns how many routers there were."""
-    count = 0
-    for name, module in model.named_modules():
-        weight = getattr(module, "weight", None)
-        if name.rsplit(".", 1)[-1] not in ROUTERS or not isinstance(weight, torch.Tensor):
-            continue
-        generator = torch.Generator().manual_seed(seed + count)
-        experts = weight.shape[0]
-        hot = torch.randperm(experts, generator=generator)[: round(HOT_SHARE * experts)]
-        with torch.no_grad():
-            weight[hot.to(weight.device)] *= HOT_SCALE
-        count += 1
-    return count
+class Routers:
+    """The routers of a loaded model, shaped and unshaped in place, under captured CUDA graphs too.
+
+    Args:
+        seed: of the rows [experts, hidden] that are scaled.
+    """
+
+    def __init__(self, model: torch.nn.Module, seed: int = 0) -> None:
+        self._hot: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
+        for name, module in model.named_modules():
+            weight = getattr(module, "weight", None)
+            if name.rsplit(".", 1)[-1] not in ROUTERS or not isinstance(weight, torch.Tensor):
+                continue
+            generator = torch.Generator().manual_seed(seed + len(self._hot))
+            experts = weight.shape[0]
+            rows = torch.randperm(experts, generator=generator)[: round(HOT_SHARE * experts)]
+            rows = rows.to(weight.device)
+            self._hot.append((weight.data, rows, weight.data[rows].clone()))
+
+    def __len__(self) -> int:
+        return len(self._hot)
+
+    def set(self, shaped: bool) -> None:
+        """Shape all of them, or give them the weights that they were loaded with."""
+        for weight, rows, loaded in self._hot:
+            weight[rows] = loaded * HOT_SCALE if shaped else loaded
 
 
 def coverage(topk_ids: torch.Tensor, num_experts: int, tokens: int) -> float:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from layered_sglang.bench.cells import Point
 from layered_sglang.bench.report.chart import Box, Chart, Series
 from layered_sglang.bench.report.data import Record, Results
 from layered_sglang.bench.report.iterations import iteration_charts
-from layered_sglang.bench.summary import attainment, keeps, percentile, target_name
-from layered_sglang.bench.table import rates
+from layered_sglang.bench.report.trade_off import trade_off_charts
+from layered_sglang.bench.summary import attainment, keeps, percentile
+from layered_sglang.bench.table import points
 
 #: Points of a distribution's curve.
 CDF_POINTS = 200
@@ -17,17 +19,19 @@ CDF_POINTS = 200
 def charts(results: Results) -> list[Chart]:
     """All pictures that the results have something for."""
     made = []
-    for rate in rates(results.summary):
-        made += _distributions(results, rate)
-    made += [*_pareto(results), *_attainment(results)]
+    for point in points(results.summary):
+        made += _distributions(results, point)
+    for workload in dict.fromkeys(point.workload for point in points(results.summary)):
+        made += [*_pareto(results, workload), *_attainment(results, workload)]
+    made += trade_off_charts(results)
     made += [*_energy(results), *_experts(results)]
-    for rate in rates(results.summary)[:1]:
-        made += _token_timeline(results, rate)
+    for point in points(results.summary)[:1]:
+        made += _token_timeline(results, point)
     return made + iteration_charts(results)
 
 
-def _distributions(results: Results, rate: float | None) -> list[Chart]:
-    """Cumulative distributions of TTFT and ITL at one rate."""
+def _distributions(results: Results, point: Point) -> list[Chart]:
+    """Cumulative distributions of TTFT and ITL at one point."""
     kinds: Sequence[tuple[str, str, Callable[[Record], Sequence[float]], bool]] = (
         ("ttft", "TTFT, s", lambda row: [row["ttft_s"]], False),
         ("itl", "ITL, ms", lambda row: [1000 * gap for gap in row["itls_s"]], True),
@@ -36,17 +40,17 @@ def _distributions(results: Results, rate: float | None) -> list[Chart]:
     for kind, label, read, log in kinds:
         series = []
         for colour, name in enumerate(results.names):
-            rows = [row for row in results.rows_of(name, rate) if not row["error"]]
+            rows = [row for row in results.rows_of(name, point) if not row["error"]]
             values = [v for row in rows for v in read(row) if v > 0 or not log]
             if values:
                 series.append(Series(name, _cdf(values), colour))
         if not series:
             continue
-        at = "" if rate is None else f" at {rate:g} requests/s"
+        share = f"{kind.upper()}: share of {'requests' if kind == 'ttft' else 'tokens'}"
         made.append(
             Chart(
-                name=f"cdf-{kind}" + ("" if rate is None else f"-{rate:g}"),
-                title=f"{kind.upper()}: share of {'requests' if kind == 'ttft' else 'tokens'}{at}",
+                name=f"cdf-{kind}{point.suffix}",
+                title=f"{share} {point.title}".rstrip(),
                 x_label=label,
                 y_label="share that took at most this",
                 series=series,
@@ -62,24 +66,24 @@ def _cdf(values: Sequence[float]) -> list[tuple[float, float]]:
     return [(percentile(ranked, 100 * i / CDF_POINTS), i / CDF_POINTS) for i in steps]
 
 
-def _pareto(results: Results) -> list[Chart]:
+def _pareto(results: Results, workload: str) -> list[Chart]:
     """Mean TTFT against P99 ITL: a system's line goes from rate to rate."""
     series = []
     for colour, name in enumerate(results.names):
-        points, labels = [], []
-        for rate in rates(results.summary):
-            values = _metrics(results, name, rate)
+        places, labels = [], []
+        for point in _points_of(results, workload):
+            values = results.metrics(name, point)
             if "mean_ttft_ms" in values and "p99_itl_ms" in values:
-                points.append((values["mean_ttft_ms"] / 1000, values["p99_itl_ms"]))
-                labels.append(name if rate is None else f"{rate:g}/s")
-        if points:
-            series.append(Series(name, points, colour, True, labels))
+                places.append((values["mean_ttft_ms"] / 1000, values["p99_itl_ms"]))
+                labels.append(name if point.rate is None else f"{point.rate:g}/s")
+        if places:
+            series.append(Series(name, places, colour, True, labels))
     if not series:
         return []
     return [
         Chart(
-            name="pareto",
-            title="TTFT and ITL: lower left is better",
+            name="pareto" + Point(workload, None).suffix,
+            title=f"{workload} TTFT and ITL: lower left is better".lstrip(),
             x_label="mean TTFT, s",
             y_label="P99 ITL, ms",
             series=series,
@@ -88,26 +92,30 @@ def _pareto(results: Results) -> list[Chart]:
     ]
 
 
-def _attainment(results: Results) -> list[Chart]:
+def _points_of(results: Results, workload: str) -> list[Point]:
+    return [point for point in points(results.summary) if point.workload == workload]
+
+
+def _attainment(results: Results, workload: str) -> list[Chart]:
     """The share of requests within each target, against the rate."""
-    swept = [rate for rate in rates(results.summary) if rate is not None]
+    swept = [point for point in _points_of(results, workload) if point.rate is not None]
     if len(swept) < 2:
         return []
     made = []
     for number, target in enumerate(results.targets):
         series = []
         for colour, name in enumerate(results.names):
-            points = [
-                (rate, 100 * attainment(rows, target))
-                for rate in swept
-                if (rows := results.rows_of(name, rate))
+            places = [
+                (point.rate or 0.0, 100 * attainment(rows, target))
+                for point in swept
+                if (rows := results.rows_of(name, point))
             ]
-            if points:
-                series.append(Series(name, points, colour, True))
+            if places:
+                series.append(Series(name, places, colour, True))
         made.append(
             Chart(
-                name=f"attainment-{number}",
-                title=f"Requests within {target_name(target)}",
+                name=f"attainment-{number}{Point(workload, None).suffix}",
+                title=f"{workload} Requests within {target.name}".lstrip(),
                 x_label="requests per second",
                 y_label="% of requests",
                 series=series,
@@ -155,17 +163,18 @@ def _experts(results: Results) -> list[Chart]:
 
 
 def _bars(results: Results, keys: Sequence[str]) -> list[Box]:
-    """A bar for each rate and system that has the figures ``keys``, these on top of one another."""
+    """A bar for each point and system that has the figures ``keys``, these on top of one another."""
     boxes: list[Box] = []
     place = 0
-    for rate in rates(results.summary):
+    for point in points(results.summary):
         for colour, name in enumerate(results.names):
-            values = _metrics(results, name, rate)
+            values = results.metrics(name, point)
             if keys[0] not in values:
                 continue
             foot = 0.0
             for number, key in enumerate(keys):
-                text = f"{name if rate is None else f'{name}, {rate:g}/s'}: {values[key]:.1f}"
+                what = f"{name}, {point.short}" if point.short else name
+                text = f"{what}: {values[key]:.1f}"
                 top = foot + values[key]
                 boxes.append(Box(place + 0.15, place + 0.85, foot, top, colour, text, number > 0))
                 foot = top
@@ -180,13 +189,13 @@ def _bars_ticks(bars: Sequence[Box]) -> list[tuple[float, str]]:
 
 
 def _bars_label(results: Results) -> str:
-    return "requests per second" if rates(results.summary)[0] is not None else ""
+    return "requests per second" if points(results.summary)[0].rate is not None else ""
 
 
-def _token_timeline(results: Results, rate: float | None) -> list[Chart]:
+def _token_timeline(results: Results, point: Point) -> list[Chart]:
     """One request's tokens under each system: the one that waited longest between two of them."""
-    names = results.names
-    rows = {name: _first_repeat(results, name, rate) for name in names}
+    names = results.at(point)
+    rows = {name: _first_repeat(results, name, point) for name in names}
     common = set.intersection(*(set(found) for found in rows.values())) if rows else set()
     several = [index for index in common if rows[names[0]][index]["itls_s"]]
     if not several:
@@ -201,7 +210,7 @@ def _token_timeline(results: Results, rate: float | None) -> list[Chart]:
             at += gap
         series.append(Series(name, points, colour))
     row = rows[names[0]][index]
-    kept = [target_name(t) for t in results.targets if keeps(row, t)]
+    kept = [t.name for t in results.targets if keeps(row, t)]
     return [
         Chart(
             name="token-timeline",
@@ -215,14 +224,7 @@ def _token_timeline(results: Results, rate: float | None) -> list[Chart]:
     ]
 
 
-def _first_repeat(results: Results, name: str, rate: float | None) -> dict[int, Record]:
-    rows = [row for row in results.rows_of(name, rate) if not row["error"]]
+def _first_repeat(results: Results, name: str, point: Point) -> dict[int, Record]:
+    rows = [row for row in results.rows_of(name, point) if not row["error"]]
     first = min((row["repeat"] for row in rows), default=0)
     return {row["index"]: row for row in rows if row["repeat"] == first}
-
-
-def _metrics(results: Results, name: str, rate: float | None) -> dict[str, float]:
-    for record in results.summary:
-        if record["system"] == name and record["rate"] == rate:
-            return {key: value["median"] for key, value in record["metrics"].items()}
-    return {}

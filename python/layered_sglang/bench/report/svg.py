@@ -9,12 +9,16 @@ from layered_sglang.bench.report.chart import PALETTE, Chart, log_ticks, number,
 
 WIDTH, HEIGHT = 720, 380
 LEFT, RIGHT, TOP, BOTTOM = 68, 16, 58, 46
+LEGEND_ROW = 17
 FONT = "font-family='system-ui,-apple-system,Segoe UI,sans-serif'"
 
 
 def svg(chart: Chart) -> str:
     """The chart as an ``<svg>`` element."""
     x0, x1, y0, y1 = chart.bounds()
+    legend, rows = _legend(chart)
+    top = TOP + LEGEND_ROW * (rows - 1)
+    full = HEIGHT + top - TOP
     width, height = WIDTH - LEFT - RIGHT, HEIGHT - TOP - BOTTOM
 
     def x(value: float) -> float:
@@ -23,23 +27,23 @@ def svg(chart: Chart) -> str:
         return LEFT + width * (value - x0) / (x1 - x0)
 
     def y(value: float) -> float:
-        return TOP + height * (1 - (value - y0) / (y1 - y0))
+        return top + height * (1 - (value - y0) / (y1 - y0))
 
     parts = [
-        f"<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 {WIDTH} {HEIGHT}' role='img' "
+        f"<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 {WIDTH} {full}' role='img' "
         f"aria-label='{escape(chart.title, quote=True)}' font-size='12' {FONT}>",
-        f"<rect width='{WIDTH}' height='{HEIGHT}' fill='#fff'/>",
+        f"<rect width='{WIDTH}' height='{full}' fill='#fff'/>",
         _text(LEFT, 20, chart.title, "font-weight='600' font-size='14'"),
     ]
-    parts += _legend(chart)
+    parts += legend
     marks = chart.x_ticks or [
         (value, number(value)) for value in (log_ticks if chart.x_log else ticks)(x0, x1)
     ]
     for value, text in marks:
         at = x(value)
         if not chart.x_ticks:
-            parts.append(_line(at, TOP, at, TOP + height, "#e4e4e4"))
-        parts.append(_text(at, TOP + height + 17, text, "text-anchor='middle' fill='#444'"))
+            parts.append(_line(at, top, at, top + height, "#e4e4e4"))
+        parts.append(_text(at, top + height + 17, text, "text-anchor='middle' fill='#444'"))
     for value in ticks(y0, y1):
         at = y(value)
         parts.append(_line(LEFT, at, LEFT + width, at, "#e4e4e4"))
@@ -64,11 +68,13 @@ def svg(chart: Chart) -> str:
                 f"<circle cx='{a:.1f}' cy='{b:.1f}' r='4.5' fill='{colour}'>{_title(told)}</circle>"
             )
             if label:
-                parts.append(_text(a + 7, b - 6, label, f"fill='{colour}' font-size='11'"))
-    parts.append(_line(LEFT, TOP + height, LEFT + width, TOP + height, "#888"))
-    parts.append(_line(LEFT, TOP, LEFT, TOP + height, "#888"))
-    parts.append(_text(LEFT + width / 2, HEIGHT - 8, chart.x_label, "text-anchor='middle'"))
-    middle = TOP + height / 2
+                end, dx = ("text-anchor='end' ", -7) if a > LEFT + 0.85 * width else ("", 7)
+                style = f"{end}fill='{colour}' font-size='11'"
+                parts.append(_text(a + dx, b - 6, label, style))
+    parts.append(_line(LEFT, top + height, LEFT + width, top + height, "#888"))
+    parts.append(_line(LEFT, top, LEFT, top + height, "#888"))
+    parts.append(_text(LEFT + width / 2, full - 8, chart.x_label, "text-anchor='middle'"))
+    middle = top + height / 2
     parts.append(
         _text(
             15, middle, chart.y_label, f"text-anchor='middle' transform='rotate(-90 15 {middle})'"
@@ -77,15 +83,19 @@ def svg(chart: Chart) -> str:
     return "\n".join([*parts, "</svg>"]) + "\n"
 
 
-def _legend(chart: Chart) -> list[str]:
-    parts, at = [], float(LEFT)
+def _legend(chart: Chart) -> tuple[list[str], int]:
+    """The legend, and in how many rows."""
+    parts, at, rows = [], float(LEFT), 1
     for name, colour in chart.names():
-        parts.append(
-            f"<rect x='{at:.0f}' y='31' width='12' height='12' fill='{PALETTE[colour % len(PALETTE)]}'/>"
-        )
-        parts.append(_text(at + 17, 41, name, "fill='#222'"))
-        at += 34 + 6.6 * len(name)
-    return parts
+        width = 34 + 6.6 * len(name)
+        if at + width > WIDTH and at > LEFT:
+            at, rows = float(LEFT), rows + 1
+        y = 31 + LEGEND_ROW * (rows - 1)
+        fill = PALETTE[colour % len(PALETTE)]
+        parts.append(f"<rect x='{at:.0f}' y='{y}' width='12' height='12' fill='{fill}'/>")
+        parts.append(_text(at + 17, y + 10, name, "fill='#222'"))
+        at += width
+    return parts, rows
 
 
 def _text(x: float, y: float, text: str, attributes: str = "") -> str:

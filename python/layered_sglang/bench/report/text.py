@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 from layered_sglang.bench.report.chart import Chart
 from layered_sglang.bench.report.data import Results
 from layered_sglang.bench.report.iterations import iteration_table
-from layered_sglang.bench.table import rates, table
+from layered_sglang.bench.report.overview import ATTAINED, overview, within_targets
+from layered_sglang.bench.report.paper import beside_the_paper
+from layered_sglang.bench.table import points, table
 from layered_sglang.model_zoo import PRESETS
 
 #: What the routers of a preset's weights do.
@@ -17,6 +19,15 @@ ROUTERS = {
     "shaped": "shaped, so that 16, 32, 64 and 128 tokens reach about as many experts as with a "
     "trained one",
 }
+
+_RATES = (
+    f"The highest of the measured rates at which {ATTAINED:.0%} of the requests were within a target; "
+    "≥: there was no higher one."
+)
+_PAPER = (
+    "Changes that layered prefill makes: in the paper (arXiv 2510.08055: two H100s, tensor parallelism "
+    "of 2, trained weights) to chunks of 512 tokens, here to the first of SGLang's settings."
+)
 
 
 @dataclass(frozen=True)
@@ -34,14 +45,23 @@ class Section:
 def sections(results: Results, charts: Sequence[Chart]) -> list[Section]:
     """The report from top to bottom."""
     made = [Section("What was measured", items=_what(results))]
-    for rate in rates(results.summary):
-        title = "Results" if rate is None else f"Results at {rate:g} requests/s"
-        suffix = "" if rate is None else f"-{rate:g}"
-        own = [c for c in charts if c.name in (f"cdf-ttft{suffix}", f"cdf-itl{suffix}")]
-        made.append(Section(title, [_reading(results)], table(results.summary, rate), own))
+    if len(results.summary) > 1:
+        made.append(Section("Overview", cells=overview(results)))
+    rates = within_targets(results)
+    if rates:
+        made.append(Section("Rates within the targets", [_RATES], rates))
+    paper = beside_the_paper(results)
+    if paper:
+        made.append(Section("Beside the paper", [_PAPER], paper))
+    for point in points(results.summary):
+        names = [f"{name}{point.suffix}" for name in ("trade-off", "cdf-ttft", "cdf-itl")]
+        own = [c for c in charts if c.name in names]
+        cells = table(results.summary, point)
+        text = _reading(results, cells[0][1])
+        made.append(Section(f"Results {point.title}".rstrip(), [text], cells, own))
     shown = {chart.name for section in made for chart in section.charts}
     rest = [chart for chart in charts if chart.name not in shown]
-    trade = [c for c in rest if c.name == "pareto" or c.name.startswith("attainment")]
+    trade = [c for c in rest if c.name.startswith(("pareto", "attainment"))]
     if trade or results.searches:
         made.append(Section("TTFT against ITL, and load", charts=trade, cells=_searches(results)))
     named = (
@@ -67,22 +87,18 @@ def sections(results: Results, charts: Sequence[Chart]) -> list[Section]:
 
 def _what(results: Results) -> list[str]:
     scenario = results.scenario
-    workload, model = scenario["workload"], scenario["model"]
+    model = scenario["model"]
     items = [f"Scenario {scenario['name']}" + f": {scenario['about']}" * bool(scenario["about"])]
     if model["preset"]:
         random = PRESETS[model["preset"]].random_weights if model["preset"] in PRESETS else False
         items.append(f"Model: {model['preset']}, {'random' if random else 'dummy'} weights")
-        items.append(f"Router: {ROUTERS[scenario['router']]}")
     else:
         items.append(f"Model: {model['path']}")
-    items.append(f"Lengths: {_lengths(workload)}; seed {workload['seed']}")
-    bound = (
-        f"{workload['requests']} requests"
-        if workload["requests"]
-        else f"requests within {workload['duration']:g} s"
-    )
-    items.append(f"Arrivals: {_arrivals(workload)}; {bound} a run; every system gets the same ones")
-    counts = {record["repeats"] for record in results.summary}
+    measured = {run["workload"] for run in results.runs}
+    for name, workload in scenario["workloads"].items():
+        if name in measured:
+            items += _workload(f"{name}: " if name else "", workload, bool(model["preset"]))
+    counts = {record["repeats"] for record in results.summary} or {0}
     repeats = "–".join(str(n) for n in sorted({min(counts), max(counts)}))
     life = (
         "one server at a time" if scenario["resident"] == "one" else "all servers at once, in turn"
@@ -90,12 +106,29 @@ def _what(results: Results) -> list[str]:
     items.append(
         f"Repeats: {repeats}, {scenario['repeats_per_start']} within one start of a server; {life}"
     )
-    warm = {run["system"]: run["warm_up"] for run in results.runs if run["warm_up"]}
+    servers = {system["name"]: system["server"] for system in scenario["systems"]}
+    warm = {servers[run["system"]]: run["warm_up"] for run in results.runs if run["warm_up"]}
     for name, seen in warm.items():
         stable = "alike at the end" if seen["stable"] else "NOT alike at the end"
         items.append(f"Warm-up of {name}: {len(seen['seconds'])} rounds, {stable}")
-    items.append(f"Measured from {results.runs[0]['began']}")
+    if results.runs:
+        items.append(f"Measured from {min(run['began'] for run in results.runs)}")
     return items
+
+
+def _workload(name: str, workload: dict, preset: bool) -> list[str]:
+    bound = (
+        f"{workload['requests']} requests"
+        if workload["requests"]
+        else f"requests within {workload['duration']:g} s"
+    )
+    items = [
+        f"Lengths: {_lengths(workload)}; seed {workload['seed']}",
+        f"Arrivals: {_arrivals(workload)}; {bound} a run; every system gets the same ones",
+    ]
+    if preset:
+        items.append(f"Router: {ROUTERS[workload['router']]}")
+    return [name + ". ".join(items)] if name else items
 
 
 def _arrivals(workload: dict) -> str:
@@ -109,21 +142,26 @@ def _arrivals(workload: dict) -> str:
     return "all at once"
 
 
+def _length(values: dict) -> str:
+    """A distribution, as the scenario's description has it."""
+    if "parts" in values:
+        return " + ".join(f"{100 * share:g}% {_length(part)}" for share, part in values["parts"])
+    return ", ".join(f"{key} {value:g}" for key, value in values.items())
+
+
 def _lengths(workload: dict) -> str:
     if workload["trace"]:
         return f"rows of a trace of {workload['trace']['rows']}"
     parts = []
     for name in ("prompt", "output"):
-        values = ", ".join(f"{key} {value:g}" for key, value in workload[name].items())
-        parts.append(f"{name} {values}")
+        parts.append(f"{name} {_length(workload[name])}")
     shared = workload["shared_prefix"]
     if shared:
         parts.append(f"after one of {shared['groups']} prefixes of {shared['tokens']} tokens")
     return "; ".join(parts)
 
 
-def _reading(results: Results) -> str:
-    base = results.names[0]
+def _reading(results: Results, base: str) -> str:
     several = any(record["repeats"] > 1 for record in results.summary)
     spread = "Medians over repeats (lowest … highest). " if several else "One run each. "
     return spread + f"Percentages are differences to {base}."
@@ -132,10 +170,16 @@ def _reading(results: Results) -> str:
 def _searches(results: Results) -> list[list[str]]:
     if not results.searches:
         return []
-    cells = [["system", "repeat", "highest rate within the first target, requests/s"]]
+    cells = [["system", "workload", "repeat", "target", "highest rate within it", "tried"]]
     for search in results.searches:
         rate = "none tried" if search["rate"] is None else f"{search['rate']:.2f}"
-        cells.append([search["system"], str(search["repeat"] + 1), rate])
+        tried = ", ".join(f"{r} {'yes' if kept else 'no'}" for r, kept in search["tried"].items())
+        cells.append(
+            [
+                *(search["system"], search["workload"] or "–", str(search["repeat"] + 1)),
+                *(search["target"], rate, tried),
+            ]
+        )
     return cells
 
 

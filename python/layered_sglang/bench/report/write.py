@@ -13,6 +13,29 @@ from layered_sglang.bench.report.text import sections
 from layered_sglang.bench.store import StoreError
 
 
+def write_picture(folder: Path, name: str, path: Path) -> None:
+    """Write one of the report's pictures to ``path``: PNG if it ends so, else SVG.
+
+    Raises:
+        StoreError: the folder holds no results, there is no such picture, or it cannot be written.
+    """
+    drawn = {chart.name: chart for chart in charts(read_results(folder))}
+    if name not in drawn:
+        raise StoreError(f"{folder} has no picture {name!r}; there are: {', '.join(drawn)}")
+    try:
+        if path.suffix != ".png":
+            path.write_text(svg(drawn[name]), encoding="utf-8")
+            return
+        plt = pyplot()
+        if plt is None:
+            raise StoreError(
+                "PNG needs matplotlib: pip install 'layered-sglang[plots]', or name an .svg"
+            )
+        write_png(plt, drawn[name], path)
+    except OSError as error:
+        raise StoreError(f"cannot write {path}: {error.strerror or error}") from error
+
+
 def write_report(folder: Path) -> list[Path]:
     """Write ``report.html``, ``report.md`` and its pictures in ``pictures/``.
 

@@ -1,0 +1,143 @@
+#!/usr/bin/env python3
+"""How near the simulator comes to a benchmark: every cell of ``bench run``'s folder, simulated.
+
+    python benchmarks/serving/simulated.py DIR --cost-profile FILE
+
+The simulator gets the measured requests (lengths and arrival times), the server's KV slots and its
+batch sizes, and the policy. Cells that it cannot schedule are left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from layered_sglang.bench.cells import Point
+from layered_sglang.bench.report.data import Results, read_results
+from layered_sglang.bench.store import StoreError
+from layered_sglang.bench.table import as_markdown, points
+from layered_sglang.model_zoo import find_preset
+from layered_sglang.scheduling import CostModel, ModelShape
+from layered_sglang.scheduling.profile import CostProfile, ProfileError
+from layered_sglang.simulator.run import Setup, simulate
+from layered_sglang.simulator.systems import System
+from layered_sglang.simulator.traffic import Traffic
+
+#: Where a server does not tell: SGLang's decode graphs bound what the simulator needs to know.
+MAX_RUNNING = 64
+#: Prompts of up to this many tokens replay prefill graphs, unless they are switched off.
+PREFILL_GRAPH_ROWS = 512
+#: value of a layered server -> kind of the simulator's system.
+LAYERED = {"itl_slo_ms": "slo", "num_layer_groups": "groups", "layer_group_tokens": "fixed"}
+
+
+def system_of(described: Mapping[str, Any]) -> System | None:
+    """The simulator's system for a scenario's one; None where it has none."""
+    planning, flags = described["planning"], list(described["flags"])
+
+    def flag(name: str) -> str | None:
+        text = "--" + name.replace("_", "-")
+        return flags[flags.index(text) + 1] if text in flags[:-1] else None
+
+    if described["kind"] == "stock":
+        size = planning.get("chunked_prefill_size") or flag("chunked_prefill_size") or 8192
+        return System("mixed" if "--enable-mixed-chunk" in flags else "chunked", float(size))
+    if described["kind"] != "layered":
+        return None
+    values = planning or {name: flag(name) for name in (*LAYERED, "layer_group_policy")}
+    for name, kind in LAYERED.items():
+        if values.get(name) is not None:
+            return System(kind, float(values[name]))
+    return System("fixed", 512) if values.get("layer_group_policy") == "fixed" else None
+
+
+def setup_of(results: Results, described: Mapping[str, Any], profile: CostProfile) -> Setup:
+    """The server of a system, as the simulator has it."""
+    config = dict(find_preset(results.scenario["model"]["preset"]).config)
+    graphs = "--disable-prefill-cuda-graph" not in described["flags"]
+    model = CostModel(
+        ModelShape.from_config(config, tp_size=profile.tp_size, spread=profile.spread),
+        profile.coefficients,
+        graph_rows=4096,
+        prefill_graph_rows=PREFILL_GRAPH_ROWS if graphs else 0,
+    )
+    info = results.systems.get(described["server"], {}).get("server_info", {})
+    return Setup(
+        model,
+        int(info.get("max_total_num_tokens") or 600_000),
+        int(info.get("cuda_graph_max_bs_decode") or MAX_RUNNING),
+    )
+
+
+def traffic_of(results: Results, name: str, point: Point) -> Traffic:
+    """The requests of a cell's first repeat."""
+    rows = results.rows_of(name, point)
+    first = min(row["repeat"] for row in rows)
+    rows = sorted((r for r in rows if r["repeat"] == first), key=lambda row: row["arrival"])
+    return Traffic(
+        np.array([row["arrival"] for row in rows]),
+        np.array([row["prompt_tokens"] for row in rows], dtype=np.int64),
+        np.array([max(1, row["output_tokens"]) for row in rows], dtype=np.int64),
+        np.full(len(rows), -1, dtype=np.int64),
+    )
+
+
+def compared(results: Results, profile: CostProfile) -> list[list[str]]:
+    """Cells: a row for each cell of the benchmark, simulated for measured and the difference."""
+    targets = results.targets[:1]
+    heads = ["TTFT mean, ms", "ITL P99, ms", "E2E mean, s"]
+    cells = [["", *heads, *(f"within {target.name}, %" for target in targets)]]
+    described = {system["name"]: system for system in results.scenario["systems"]}
+    for point in points(results.summary):
+        for name in results.at(point):
+            system = system_of(described[name])
+            if system is None:
+                continue
+            setup = setup_of(results, described[name], profile)
+            outcome = simulate(system, setup, traffic_of(results, name, point), processes=1)
+            limits = (targets[0].ttft_s, targets[0].itl_ms / 1000) if targets else (10.0, 0.1)
+            told, seen = outcome.summary(*limits), results.metrics(name, point)
+            pairs = [
+                (told["ttft_ms"]["mean"], seen.get("mean_ttft_ms"), 0),
+                (told["itl_ms"]["p99"], seen.get("p99_itl_ms"), 1),
+                (told["e2e_ms"]["mean"] / 1e3, seen.get("mean_e2e_latency_ms", 0.0) / 1e3, 2),
+                *(
+                    (100 * told["attainment"], 100 * seen[f"attainment: {target.name}"], 0)
+                    for target in targets
+                ),
+            ]
+            cells.append([f"{point.short} {name}".strip(), *(_pair(*pair) for pair in pairs)])
+    return cells
+
+
+def _pair(told: float, seen: float | None, digits: int) -> str:
+    if not seen:
+        return f"{told:.{digits}f} for –"
+    return f"{told:.{digits}f} for {seen:.{digits}f} ({told / seen - 1:+.0%})"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("folder", type=Path, metavar="DIR", help="results of bench run")
+    parser.add_argument("--cost-profile", type=Path, required=True, metavar="FILE")
+    args = parser.parse_args(argv)
+    try:
+        results = read_results(args.folder)
+        if not results.scenario["model"]["preset"]:
+            raise StoreError(
+                f"{args.folder} is of a model without a preset; its shape is not known"
+            )
+        cells = compared(results, CostProfile.read(args.cost_profile))
+    except (StoreError, ProfileError) as error:
+        print(f"simulated: {error}", file=sys.stderr)
+        return 2
+    print("\n".join(as_markdown(cells)))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,111 @@
+"""A system that answers, and what is switched on its server between two runs."""
+
+from __future__ import annotations
+
+import json
+import time
+import urllib.error
+import urllib.request
+from dataclasses import dataclass, field
+from typing import Any
+
+from layered_sglang.bench.client import Endpoint
+from layered_sglang.bench.in_server.plugin import CHUNKS_KEY, ROUTER_KEY
+from layered_sglang.bench.measure import fetch
+from layered_sglang.bench.systems import Launch
+from layered_sglang.bench.under_test import CHUNK_SIZE, System
+from layered_sglang.bench.workload import ROUTERS, Workload
+from layered_sglang.local_server import Server
+
+#: Where a layered server tells and takes how it plans.
+PLANNING = "/layered_prefill"
+FLUSH_SECONDS = 60.0
+SWITCH_SECONDS = 60.0
+
+
+class SwitchRefused(Exception):
+    """The server did not take what a system or a workload asks for. One line."""
+
+
+@dataclass
+class Live:
+    """A system's server or endpoint, up and warm; systems that share it are measured on it, too.
+
+    Attributes:
+        system: the one that it was started for.
+        server: its process, None where it was not started here.
+        warm_up: what was seen of the warm-up.
+    """
+
+    system: System
+    endpoint: Endpoint
+    server: Server | None
+    launch: Launch | None
+    warm_up: dict[str, object] = field(default_factory=dict)
+    _planning: Any = None
+
+    @property
+    def url(self) -> str | None:
+        """Of the SGLang server that was started here."""
+        return self.server.url if self.server else None
+
+    def prepare(self, system: System, workload: Workload, switches: bool) -> None:
+        """Make the server ready for a run of ``system``: its policy, its router, an empty cache.
+
+        Args:
+            switches: whether systems on this server plan differently.
+
+        Raises:
+            SwitchRefused: what the server answered.
+        """
+        if self.url is None:
+            return
+        if switches:
+            self._plan(system)
+        if self.launch is not None and self.launch.shapes_router:
+            self._set(ROUTER_KEY, int(workload.router != ROUTERS[0]))
+        self._flush()
+
+    def _plan(self, system: System) -> None:
+        assert self.url is not None
+        if system.kind == "stock":
+            self._set(CHUNKS_KEY, system.planning.get(CHUNK_SIZE, 0))
+            return
+        if self._planning is None:
+            self._planning = call(self.url + PLANNING, "GET")["start"]
+        call(self.url + PLANNING, "PUT", dict(system.planning) or self._planning)
+
+    def _set(self, key: str, value: int) -> None:
+        """Tell the plugin that the benchmark adds to its servers."""
+        assert self.url is not None
+        body = {"server_args": {key: value}}
+        if not all(call(self.url + "/set_internal_state", "POST", body)):
+            raise SwitchRefused(f"the server did not take {key}: {value}")
+
+    def _flush(self) -> None:
+        """Empty the prefix cache; SGLang does so once it has nothing to do."""
+        assert self.url is not None
+        end = time.monotonic() + FLUSH_SECONDS
+        while fetch(self.url + "/flush_cache", "POST", FLUSH_SECONDS) is None:
+            if time.monotonic() > end or (self.server and self.server.process.poll() is not None):
+                return
+            time.sleep(0.2)
+
+
+def call(url: str, method: str, body: Any = None) -> Any:
+    """The JSON answer to a request with a JSON body.
+
+    Raises:
+        SwitchRefused: the status was not 200, with the answer's text.
+    """
+    data = None if body is None else json.dumps(body).encode()
+    headers = {"Content-Type": "application/json"}
+    request = urllib.request.Request(url, data, headers, method=method)
+    try:
+        with urllib.request.urlopen(request, timeout=SWITCH_SECONDS) as response:
+            return json.loads(response.read() or b"null")
+    except urllib.error.HTTPError as error:
+        text = error.read().decode(errors="replace").strip()
+        raise SwitchRefused(f"{method} {url} answered {error.code}: {text[:500]}") from error
+    except (OSError, ValueError) as error:
+        raise SwitchRefused(f"{method} {url} failed: {error}") from error

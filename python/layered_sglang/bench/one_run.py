@@ -1,0 +1,124 @@
+"""One run: a cell's requests sent to a live system, timed, metered and stored."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Callable
+from datetime import datetime, timezone
+
+from layered_sglang.bench.cells import Cell
+from layered_sglang.bench.client import Row, new_rid
+from layered_sglang.bench.console import Console, Errors
+from layered_sglang.bench.drive import Progress, drive
+from layered_sglang.bench.expert_bytes import read_expert_loads
+from layered_sglang.bench.live import Live
+from layered_sglang.bench.measure import Gpus, Meter
+from layered_sglang.bench.rate_search import Search, Verdict
+from layered_sglang.bench.scenario import Scenario
+from layered_sglang.bench.store import Store
+from layered_sglang.bench.workload import make_requests
+
+
+class Decided(Exception):
+    """A search's run has told what it was to tell."""
+
+
+class Runner:
+    """Measures cells and stores what it sees.
+
+    Args:
+        check: called a few times a second with the live system; what it raises ends the run.
+    """
+
+    def __init__(
+        self,
+        scenario: Scenario,
+        store: Store,
+        gpus: Gpus,
+        console: Console,
+        check: Callable[[Live], None],
+    ) -> None:
+        self._scenario = scenario
+        self._store = store
+        self._gpus = gpus
+        self._console = console
+        self._check = check
+
+    def run(self, live: Live, cell: Cell, repeat: int, search: Search | None = None) -> bool | None:
+        """One run of ``cell``, ready to go: ``live.prepare`` was called.
+
+        Returns:
+            For a search whether enough requests kept its target; the run ends when that is known.
+        """
+        scenario, number = self._scenario, self._store.new_run()
+        workload = scenario.workloads[cell.workload]
+        requests = make_requests(workload, scenario.model.vocabulary, cell.rate, repeat)
+        rows = [
+            Row(
+                *(cell.system, cell.workload, repeat, cell.rate),
+                *(r.index, new_rid(), r.arrival, len(r.prompt)),
+            )
+            for r in requests
+        ]
+        title = f"{cell.system}, repeat {repeat + 1} of {scenario.repeats}"
+        title += f", {cell.workload}" if cell.workload else ""
+        title += f", {cell.rate:g}/s" if cell.rate is not None else ""
+        errors = Errors(self._console, title)
+        verdict = Verdict(search, rows) if search is not None else None
+
+        def finished(row: Row) -> None:
+            self._store.row(number, row)
+            errors.add(row.error)
+            if verdict is not None:
+                verdict.finished(row)
+
+        def report(progress: Progress) -> None:
+            self._console.bar(title, progress, len(rows))
+            if verdict is not None and verdict.look(progress.seconds) is not None:
+                raise Decided
+
+        fields = scenario.system(cell.system).request
+        began, start = datetime.now(timezone.utc), time.monotonic()
+        with Meter(self._gpus, live.url) as meter:
+            try:
+                duration = asyncio.run(
+                    drive(
+                        live.endpoint,
+                        requests,
+                        rows,
+                        scenario.request_seconds,
+                        report,
+                        finished,
+                        lambda: self._check(live),
+                        fields,
+                    )
+                )
+            except Decided:
+                duration = time.monotonic() - start
+            measured = meter.result()
+        self._check(live)
+        end = time.monotonic()
+        if live.launch is not None and live.launch.experts is not None:
+            measured |= read_expert_loads(live.launch.experts, start, end)
+        kept = None if verdict is None else bool(verdict.look(duration))
+        record = {
+            "run": number,
+            "system": cell.system,
+            "workload": cell.workload,
+            "repeat": repeat,
+            "rate": cell.rate,
+            "search": None if search is None else {"target": search.target.name, "kept": kept},
+            "began": began.isoformat(timespec="seconds"),
+            "duration_s": round(duration, 4),
+            "monotonic": [start, end],
+            "trace": live.launch.trace.name if live.launch and live.launch.trace else None,
+            "warm_up": live.warm_up,
+            **measured,
+        }
+        self._store.append("runs.jsonl", json.dumps(record))
+        answered = sum(row.e2e_s is not None and not row.error for row in rows)
+        told = "" if kept is None else f"; the target is {'kept' if kept else 'missed'}"
+        self._console.line(f"{title}: {answered} of {len(rows)} answered in {duration:.1f} s{told}")
+        return kept

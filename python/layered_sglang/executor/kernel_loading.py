@@ -1,0 +1,90 @@
+"""Loads the kernels of eager layers before anybody waits for them.
+
+CUDA loads a library's kernel when it is first launched, and for that the host waits until the GPU is
+idle. Which kernel multiplies matrices depends on the number of rows, so a cohort of a new length would
+hold up the launch of its first layer group, and with it the result of the iteration before.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from sglang.srt.layers.attention.base_attn_backend import AttentionBackend
+from sglang.srt.model_executor.forward_batch_info import ForwardBatch, ForwardMode
+
+from layered_sglang.executor.cohort_state import CarriedRows
+from layered_sglang.executor.layer_range import LayerRangeModel
+from layered_sglang.scheduling import LayerGroup
+
+if TYPE_CHECKING:
+    from sglang.srt.layers.radix_attention import RadixAttention
+
+#: Rows from one trial to the next. Kernels are chosen for ranges of rows, most of them wider than that;
+#: odd steps meet those for rows that are multiples of nothing.
+STEP = 63
+
+
+class NoAttention(AttentionBackend):
+    """Answers zeros, reads and stores nothing."""
+
+    def __init__(self, like: AttentionBackend) -> None:
+        super().__init__()
+        self.token_to_kv_pool = like.token_to_kv_pool
+        self.req_to_token_pool = like.req_to_token_pool
+
+    def forward(
+        self,
+        q: torch.Tensor,
+        k: torch.Tensor | None,
+        v: torch.Tensor | None,
+        layer: RadixAttention,
+        forward_batch: ForwardBatch,
+        save_kv_cache: bool = True,
+        **kwargs: Any,
+    ) -> torch.Tensor:
+        """``q`` [tokens, heads * head_dim] -> zeros [tokens, heads * v_head_dim]."""
+        return q.new_zeros(q.shape[0], layer.tp_q_head_num * layer.v_head_dim)
+
+
+@torch.no_grad()
+def load_kernels(
+    model: LayerRangeModel, attention: AttentionBackend, most_rows: int, device: str
+) -> int:
+    """Run the model's first and last layer with many numbers of rows.
+
+    Args:
+        attention: a backend; its pools are what layers may ask for.
+        most_rows: of an active layer group.
+        device: of the model.
+
+    Returns:
+        The numbers of rows that were tried. None for models of latent attention, whose layers prepare
+        their keys for a backend of their own.
+    """
+    if model.architecture.latent or model.num_layers < 2:
+        return 0
+    nothing = NoAttention(attention)
+    counts = [*range(STEP, most_rows, STEP), most_rows]
+    for count in counts:
+        rows = _rows(count, device)
+        carried = model.run(LayerGroup(0, 1), rows, None, nothing)
+        assert isinstance(carried, CarriedRows)
+        model.run(LayerGroup(model.num_layers - 1, model.num_layers), rows, carried, nothing)
+    return len(counts)
+
+
+def _rows(count: int, device: str) -> ForwardBatch:
+    """As many rows of one prompt, in the KV slot that nobody owns."""
+    zeros = torch.zeros(count, dtype=torch.int64, device=device)
+    return ForwardBatch(
+        forward_mode=ForwardMode.EXTEND,
+        batch_size=1,
+        input_ids=zeros,
+        positions=zeros,
+        out_cache_loc=zeros,
+        req_pool_indices=zeros[:1],
+        seq_lens=zeros[:1],
+        seq_lens_sum=count,
+        num_token_non_padded_cpu=count,
+    )

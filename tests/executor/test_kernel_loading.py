@@ -1,0 +1,49 @@
+"""Which numbers of rows are tried before anybody waits for their kernels."""
+
+from __future__ import annotations
+
+import itertools
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+kernel_loading = pytest.importorskip("layered_sglang.executor.kernel_loading")
+cohort_state = pytest.importorskip("layered_sglang.executor.cohort_state")
+
+
+class Recorder:
+    """A model of ``num_layers`` layers that notes what it ran."""
+
+    def __init__(self, num_layers: int, latent: bool = False) -> None:
+        self.num_layers, self.architecture = num_layers, SimpleNamespace(latent=latent)
+        self.ran: list[tuple[tuple[int, int], int]] = []
+
+    def run(self, layers, rows, carried, attention):
+        assert (carried is None) == (layers.start == 0)
+        self.ran.append((tuple(layers), rows.input_ids.shape[0]))
+        q = torch.ones(rows.input_ids.shape[0], 6)
+        layer = SimpleNamespace(tp_q_head_num=2, v_head_dim=3)
+        assert attention.forward(q, q, q, layer, rows).abs().sum() == 0
+        assert rows.out_cache_loc.sum() == 0, "slot 0 is nobody's"
+        return cohort_state.CarriedRows(q, q) if layers.end < self.num_layers else q
+
+
+def load(model: Recorder, most: int) -> int:
+    pools = SimpleNamespace(token_to_kv_pool=None, req_to_token_pool=None)
+    return kernel_loading.load_kernels(model, pools, most, "cpu")
+
+
+def test_the_first_and_the_last_layer_run_with_many_numbers_of_rows():
+    model = Recorder(48)
+    tried = load(model, 8256)
+    counts = [rows for layers, rows in model.ran if layers == (0, 1)]
+    assert [rows for layers, rows in model.ran if layers == (47, 48)] == counts
+    assert len(counts) == tried and len(model.ran) == 2 * tried
+    assert counts[-1] == 8256 and max(b - a for a, b in itertools.pairwise(counts)) < 64
+    assert {rows % 8 for rows in counts} == set(range(8)), "multiples of nothing, too"
+
+
+def test_models_whose_layers_cannot_run_so_are_left_out():
+    for model in (Recorder(1), Recorder(48, latent=True)):
+        assert load(model, 1000) == 0 and not model.ran

@@ -1,0 +1,109 @@
+"""LoRA: rows of several adapters and of none in one merged batch, and more adapters than places."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+
+import aiohttp
+import pytest
+import torch
+from bodies import STREAM, ask, body, expect_same
+from harness import free_port, layered_command, running, stock_command
+from layered_sglang.model_zoo import find_preset
+from safetensors.torch import save_file
+
+pytestmark = [pytest.mark.server, pytest.mark.timeout(900)]
+
+RANK = 8
+NAMES = ("first", "second", "third")
+#: A running request's adapter, and those of prompts sent beside it: all places are taken twice.
+ROUNDS = [("first", ["second", None]), ("third", ["first", "third"]), (None, ["second", "first"])]
+PROMPTS = [[body(500 + 40 * i, new=10), body(700 + 30 * i, new=10)] for i in range(len(ROUNDS))]
+
+
+def write_adapter(folder: Path, seed: int) -> Path:
+    """A random adapter of the tiny preset's attention, in PEFT's format."""
+    config = find_preset("tiny").config
+    hidden, dim = config["hidden_size"], config["head_dim"]
+    heads, pairs = config["num_attention_heads"] * dim, config["num_key_value_heads"] * dim
+    sizes = {"q_proj": (hidden, heads), "k_proj": (hidden, pairs), "v_proj": (hidden, pairs)}
+    sizes["o_proj"] = (heads, hidden)
+    generator = torch.Generator().manual_seed(seed)
+    tensors = {}
+    for layer in range(config["num_hidden_layers"]):
+        for name, (inputs, outputs) in sizes.items():
+            prefix = f"base_model.model.model.layers.{layer}.self_attn.{name}"
+            a = torch.randn(RANK, inputs, generator=generator) / inputs**0.5
+            b = torch.randn(outputs, RANK, generator=generator) / RANK**0.5
+            if name == "o_proj":
+                b[:8] = 0.0  # the channels that choose experts: near ties would tell rounding apart
+            tensors |= {f"{prefix}.lora_A.weight": a, f"{prefix}.lora_B.weight": b}
+    folder.mkdir()
+    save_file(tensors, folder / "adapter_model.safetensors")
+    adapter = {"peft_type": "LORA", "r": RANK, "lora_alpha": RANK, "target_modules": list(sizes)}
+    (folder / "adapter_config.json").write_text(json.dumps(adapter | {"bias": "none"}))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def flags(tmp_path_factory) -> list[str]:
+    folder = tmp_path_factory.mktemp("adapters")
+    paths = [f"{n}={write_adapter(folder / n, seed)}" for seed, n in enumerate(NAMES)]
+    return [
+        *("--enable-lora", "--lora-backend", "torch_native", "--lora-paths", *paths),
+        *("--max-lora-rank", str(RANK), "--max-loras-per-batch", "3", "--disable-radix-cache"),
+    ]
+
+
+async def play(server, beside: bool) -> list[list[dict]]:
+    """Answers to each round's prompts; beside its running request, or one after the other."""
+    answers = []
+    timeout = aiohttp.ClientTimeout(total=300)
+    async with aiohttp.ClientSession(timeout=timeout) as session:
+
+        async def stream(adapter, begun):
+            sent = {**STREAM, "stream": True, "lora_path": adapter}
+            async with session.post(server.url + "/generate", json=sent) as response:
+                async for line in response.content:
+                    if line.startswith(b"data: {"):
+                        last = json.loads(line[6:])
+                        begun.set()
+            return last
+
+        for number, ((running_one, adapters), prompts) in enumerate(
+            zip(ROUNDS, PROMPTS, strict=True)
+        ):
+            begun = asyncio.Event()
+            first = asyncio.create_task(stream(running_one, begun))
+            await (begun.wait() if beside else first)
+            asked = [
+                ask(session, server, prompt, lora_path=adapter, rid=f"{number}-{i}")
+                for i, (prompt, adapter) in enumerate(zip(prompts, adapters, strict=True))
+            ]
+            if beside:
+                others = await asyncio.gather(*asked)
+            else:
+                others = [await one for one in asked]
+            answers.append([await first, *others])
+    return answers
+
+
+def test_layered_prompts_keep_their_adapters(flags, make_model, tmp_path):
+    with running(stock_command(make_model(), free_port(), *flags), tmp_path / "stock") as server:
+        wanted = asyncio.run(play(server, beside=False))
+    trace = tmp_path / "trace.jsonl"
+    ours = ("--num-layer-groups", "8", "--layered-trace-file", str(trace))
+    command = layered_command(make_model(), free_port(), *flags, *ours)
+    with running(command, tmp_path / "layered") as server:
+        answers = asyncio.run(play(server, beside=True))
+        server.wait_idle()
+    for got, want in zip(answers, wanted, strict=True):
+        for a, b in zip(got, want, strict=True):
+            expect_same(a, b)
+    lines = [json.loads(line) for line in trace.read_text().splitlines()]
+    layered = {row[0] for line in lines if line["kind"] == "merged" for row in line["cohort"]}
+    assert layered >= {f"{i}-0" for i in range(len(ROUNDS))}
+    texts = {answer["text"] for round_ in wanted for answer in round_[:1]}
+    assert len(texts) == len(ROUNDS), "the adapters change nothing"
