@@ -119,7 +119,7 @@ def test_four_ranks_of_which_one_is_slow(tmp_path):
 def test_sums_over_ranks_that_wait_for_the_next_layers_norm(
     preset, make_model, ask_stock, tmp_path
 ):
-    """A layer group ends with them summed: the next layer comes an iteration later."""
+    """The last layer of a layer group does not leave its sum to the next one, an iteration later."""
     asked = [STREAM, LONG[0], SHORT, LONG[2]]
     answers = ask_stock(asked, model=preset)
     wanted = {request: answer for request, (answer,) in zip(asked, answers, strict=True)}

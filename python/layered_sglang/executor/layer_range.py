@@ -14,13 +14,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
-from sglang.srt.distributed import (
-    moe_expert_parallel_all_reduce,
-    moe_tensor_model_parallel_all_reduce,
-)
 from sglang.srt.model_executor.forward_batch_info import PPProxyTensors
 from sglang.srt.model_executor.forward_context import ForwardContext, forward_context
-from sglang.srt.runtime_context import get_parallel
 
 from layered_sglang.executor.architectures import Architecture
 from layered_sglang.executor.cohort_state import CarriedRows
@@ -44,24 +39,6 @@ class _Stage:
 
 
 _STAGES = {(first, last): _Stage(first, last) for first in (True, False) for last in (True, False)}
-
-
-def _summed_over_ranks(hidden: torch.Tensor) -> torch.Tensor:
-    """A layer's output ``[tokens, hidden_size]``, with the sum over ranks that it may have postponed.
-
-    Where SGLang fuses that sum with the next layer's norm, it is a mark on the tensor object, which
-    cutting or joining rows would lose, and the sum with it. Some models see to it at a stage's border
-    themselves.
-    """
-    if not getattr(hidden, "_sglang_needs_allreduce_fusion", False):
-        return hidden
-    parallel = get_parallel()
-    if parallel.moe_ep_size > 1:
-        hidden = moe_expert_parallel_all_reduce(hidden)
-    if parallel.moe_tp_size > 1:
-        hidden = moe_tensor_model_parallel_all_reduce(hidden)
-    hidden._sglang_needs_allreduce_fusion = False
-    return hidden
 
 
 class LayerRangeModel:
@@ -121,7 +98,11 @@ class LayerRangeModel:
             out = self._stack(rows.input_ids, rows.positions, rows, None, pp_proxy_tensors=proxy)
         if layers.end == self.num_layers:
             return out
-        return CarriedRows(_summed_over_ranks(out["hidden_states"]), out["residual"])
+        hidden = out["hidden_states"]
+        # NOTE: a postponed all-reduce is a mark on the tensor object; cutting or joining rows would
+        # lose it and the sum over ranks with it.
+        assert not getattr(hidden, "_sglang_needs_allreduce_fusion", False)
+        return CarriedRows(hidden, out["residual"])
 
     def logits(self, rows: ForwardBatch, hidden: torch.Tensor) -> LogitsProcessorOutput:
         """SGLang's logits (and prompt logprobs) of normed hidden states ``[tokens, hidden_size]``."""

@@ -107,8 +107,6 @@ PINNED: dict[str, str] = {
     "sglang.srt.managers.cache_controller:LayerLoadingEvent.wait": "layer_index",
     "sglang.srt.mem_cache.common:release_kv_cache": "req tree_cache is_insert",
     "sglang.srt.disaggregation.utils:prepare_abort": "req error_message status_code",
-    "sglang.srt.distributed:moe_expert_parallel_all_reduce": "input_",
-    "sglang.srt.distributed:moe_tensor_model_parallel_all_reduce": "input_",
     "sglang.srt.model_executor.forward_batch_info:ForwardBatch.init_new": "batch model_runner "
     "capture_hidden_mode return_hidden_states_before_norm",
     "sglang.srt.server_args:ServerArgs.add_cli_args": "parser",
