@@ -120,6 +120,23 @@ def test_adapters_with_latent_attention(plain_args):
     refusals.refuse_unsupported(server_args(plain_args, enable_lora=True), LayeredConfig())
 
 
+@pytest.mark.parametrize(
+    ("architecture", "kind"),
+    [
+        ("DeepseekV3ForCausalLM", "latent attention"),
+        ("GptOssForCausalLM", "attention windows"),
+    ],
+)
+def test_host_cache_of_other_pools(plain_args, architecture, kind):
+    def start(architecture):
+        args = server_args(plain_args, architecture, enable_hierarchical_cache=True)
+        refusals.refuse_unsupported(args, LayeredConfig())
+
+    start("Qwen3MoeForCausalLM")
+    with pytest.raises(ConfigError, match=f"--enable-hierarchical-cache and {kind}"):
+        start(architecture)
+
+
 def test_unknown_architecture_names_the_supported_ones(plain_args):
     with pytest.raises(ConfigError) as error:
         refusals.refuse_unsupported(

@@ -22,18 +22,20 @@ class Architecture:
         latent: whether its attention is latent (MLA). A prompt's keys and values may then be expanded
             from the narrow vectors in the cache, while decode attends to these as they are. Merged rows
             all do as decode does.
+        windows: whether some layers attend to a window, and keep their keys in a pool of their own.
     """
 
     stack: str = "model"
     experts: bool = True
     latent: bool = False
+    windows: bool = False
 
 
 ARCHITECTURES: dict[str, Architecture] = {
     "DeepseekV2ForCausalLM": Architecture(latent=True),
     "DeepseekV3ForCausalLM": Architecture(latent=True),
     "Glm4MoeForCausalLM": Architecture(),
-    "GptOssForCausalLM": Architecture(),
+    "GptOssForCausalLM": Architecture(windows=True),
     "LlamaForCausalLM": Architecture(experts=False),
     "MixtralForCausalLM": Architecture(),
     "Qwen2MoeForCausalLM": Architecture(),

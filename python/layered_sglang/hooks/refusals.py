@@ -182,13 +182,20 @@ def _refuse_model(server_args: ServerArgs, layered: LayeredConfig) -> None:
     """Refuse an architecture outside the registry, and more layer groups than it has layers."""
     model = server_args.get_model_config()
     names = list(model.hf_config.architectures or ["a model without an architecture"])
-    if architecture_of(names).latent:
+    architecture = architecture_of(names)
+    if architecture.latent:
         _refuse_attention_backends(server_args)
         if server_args.enable_lora or server_args.lora_paths:
             raise ConfigError(
                 "layered prefill does not work with --enable-lora and latent attention yet: adapters "
                 f"differ between prompt and decode rows, which run as one batch; {WAY_ON}"
             )
+    if server_args.enable_hierarchical_cache and (architecture.latent or architecture.windows):
+        kind = "latent attention" if architecture.latent else "attention windows"
+        raise ConfigError(
+            f"layered prefill does not work with --enable-hierarchical-cache and {kind} yet: layer groups "
+            f"are known to wait for keys and values loaded from the host in plain pools only; {WAY_ON}"
+        )
     for what, present in (
         ("multimodal prompts", model.is_multimodal),
         ("encoder-decoder models", model.is_encoder_decoder),
