@@ -193,8 +193,9 @@ def _refuse_model(server_args: ServerArgs, layered: LayeredConfig) -> None:
     if server_args.enable_hierarchical_cache and (architecture.latent or architecture.windows):
         kind = "latent attention" if architecture.latent else "attention windows"
         raise ConfigError(
-            f"layered prefill does not work with --enable-hierarchical-cache and {kind} yet: layer groups "
-            f"are known to wait for keys and values loaded from the host in plain pools only; {WAY_ON}"
+            f"layered prefill does not work with --enable-hierarchical-cache and {kind} yet: layer "
+            "groups are known to wait for keys and values loaded from the host in plain pools only; "
+            f"{WAY_ON}"
         )
     for what, present in (
         ("multimodal prompts", model.is_multimodal),
