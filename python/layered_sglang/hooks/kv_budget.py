@@ -13,7 +13,7 @@ from layered_sglang.executor.merged_graphs import sizes_up_to
 from layered_sglang.hooks.server_args import layered_config
 
 if TYPE_CHECKING:
-    from layered_sglang.hooks.model_runner import LayeredModelRunner
+    from sglang.srt.model_executor.model_runner import ModelRunner
 
 
 class BudgetedKVCacheConfigurator(KVCacheConfigurator):
@@ -38,7 +38,7 @@ class BudgetedKVCacheConfigurator(KVCacheConfigurator):
         return self.needs.describe(self.post_capture_kv_active)
 
 
-def needs_of(runner: LayeredModelRunner) -> MemoryNeeds:
+def needs_of(runner: ModelRunner) -> MemoryNeeds:
     """What the flags and the model ask for, before anything is captured."""
     config, args = layered_config(runner.server_args), runner.server_args
     hf_config = runner.model_config.hf_text_config.to_dict()
