@@ -2,8 +2,9 @@
 
 NOTE: with overlap, the trace's ``seconds`` are the time between two results, and the host launches the
 next iteration before it looks for this one's result. They are therefore the larger of this iteration's
-GPU time and the *next* one's host time. On a CPU, where a launch is the whole computation, they are the
-next one's time altogether.
+GPU time and the *next* one's host time. Where the host took longer, the next one's result comes after what
+is left of its GPU time, as much shorter as this one's was late. On a CPU, where a launch is the whole
+computation, they are the next one's time altogether.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ class Row:
         seconds: measured.
         first, last: the layers are the first, or the last, that its prompt rows run through.
         after: the iteration that was launched before this one's result was there, if one was.
+        before: the iteration whose result was there only after this one's launch, if it was.
     """
 
     kind: str
@@ -46,6 +48,7 @@ class Row:
     first: bool = False
     last: bool = False
     after: Row | None = None
+    before: Row | None = None
 
     def line(self, model: CostModel) -> tuple[IterationTime, int]:
         """The model's line, and where on it this iteration is."""
@@ -62,7 +65,11 @@ class Row:
         if self.after is None:
             return line.seconds(layers)
         following, its_layers = self.after.line(model)
-        return max(line.device_seconds(layers), following.host_seconds(its_layers))
+        late = 0.0
+        if self.before is not None:
+            earlier, earlier_layers = self.before.line(model)
+            late = line.host_seconds(layers) - earlier.device_seconds(earlier_layers)
+        return max(line.device_seconds(layers) - max(0.0, late), following.host_seconds(its_layers))
 
 
 def read_rows(
@@ -91,13 +98,15 @@ def read_rows(
     if not overlap:
         return [row for row, _ in found]
     rows = []
+    earlier: Row | None = None
     for (row, follows), (following, adjacent) in pairwise(found):
+        before, earlier = earlier, row
         if not (follows and adjacent):
             continue  # nobody was running before or after: another time was measured
         if synchronous:
             rows.append(dataclasses.replace(following, seconds=row.seconds))
         else:
-            rows.append(dataclasses.replace(row, after=following))
+            rows.append(dataclasses.replace(row, after=following, before=before))
     return rows
 
 
