@@ -2,9 +2,9 @@
 
 NOTE: with overlap, the trace's ``seconds`` are the time between two results, and the host launches the
 next iteration before it looks for this one's result. They are therefore the larger of this iteration's
-GPU time and the *next* one's host time. Where the host took longer, the next one's result comes after what
-is left of its GPU time, as much shorter as this one's was late. On a CPU, where a launch is the whole
-computation, they are the next one's time altogether.
+GPU time and the *next* one's host time. Where the host took longer, the next one's result comes after
+what is left of its GPU time: as much earlier as this one's was late. On a CPU, where a launch is the
+whole computation, they are the next one's time altogether.
 """
 
 from __future__ import annotations
