@@ -9,10 +9,6 @@ import torch
 
 mixed_attention = pytest.importorskip("layered_sglang.executor.mixed_attention")
 iteration = pytest.importorskip("layered_sglang.executor.iteration")
-merged_graphs = pytest.importorskip("layered_sglang.executor.merged_graphs")
-breakable = pytest.importorskip(
-    "sglang.srt.model_executor.runner_backend_utils.breakable_cuda_graph"
-)
 memory_pool = pytest.importorskip("sglang.srt.mem_cache.memory_pool")
 
 LAYER = SimpleNamespace(tp_q_head_num=2, v_head_dim=3)
@@ -129,19 +125,6 @@ def test_keys_and_values_of_both_parts_are_stored_at_once():
     assert not cohort.stores and not decode.stores
     attention.forward(q, k, v, layer, None, k_rope=k)  # the cache has other vectors then
     assert cohort.stores and decode.stores
-
-
-def test_a_layers_graphs_and_what_is_between_them_run_in_their_order():
-    ran = []
-    graph = breakable.BreakableCUDAGraph()
-    for name in ("before", "after"):
-        graph._append_segment(SimpleNamespace(replay=lambda name=name: ran.append(name)), False)
-    graph._break_fns.append(lambda: ran.append("attention"))
-    for piece, between in merged_graphs.pieces(graph):
-        piece.replay()
-        if between is not None:
-            between()
-    assert ran == ["before", "attention", "after"]
 
 
 @pytest.mark.parametrize("as_decode", [False, True])

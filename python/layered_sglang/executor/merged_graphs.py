@@ -9,10 +9,9 @@ its shapes are those of the requests.
 from __future__ import annotations
 
 import bisect
-import itertools
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from sglang.srt.distributed.device_communicators.pynccl_allocator import set_graph_pool_id
@@ -46,15 +45,6 @@ SIZES = (
 )
 WARM_UPS = 2
 
-#: Graphs of one layer in their order, each with what is called after it.
-Pieces = list[tuple[Any, Callable[[], Any] | None]]
-
-
-def pieces(graph: BreakableCUDAGraph) -> Pieces:
-    """``graph`` without its own ``replay``, which looks up streams that nothing here asks for: a few
-    microseconds of the host a layer."""
-    return list(itertools.zip_longest(graph._segments, graph._break_fns))
-
 
 def sizes_up_to(max_rows: int) -> list[int]:
     """The row counts that get a graph."""
@@ -85,7 +75,7 @@ class MergedLayerGraphs:
     ) -> None:
         self._model, self._attention = model, attention
         self.sizes = sizes_up_to(max_rows)
-        self._graphs: dict[int, list[Pieces]] = {}  # by size: those of each layer
+        self._graphs: dict[int, list[BreakableCUDAGraph]] = {}  # by size: one a layer
         rows, config = self.sizes[-1], model_runner.model_config
         with torch.device(model_runner.device):
             self._hidden = torch.zeros(rows, config.hidden_size, dtype=config.dtype)
@@ -115,7 +105,7 @@ class MergedLayerGraphs:
     @staticmethod
     def _capture_one(
         run: Callable[[], None], model_runner: ModelRunner, capture: GraphCaptureContext
-    ) -> Pieces:
+    ) -> BreakableCUDAGraph:
         device = torch.get_device_module(model_runner.device)
         barrier = model_runner.tp_group.barrier
         pool = get_or_create_global_graph_memory_pool(device)
@@ -127,7 +117,7 @@ class MergedLayerGraphs:
         graph = BreakableCUDAGraph()
         with BreakableCUDAGraphCapture(graph, pool=pool, stream=capture.stream, barrier_fn=barrier):
             run()
-        return pieces(graph)
+        return graph
 
     def _static_rows(self, size: int) -> ForwardBatch:
         """What layers read per token; attention takes its inputs from the iteration's own batches."""
@@ -194,9 +184,6 @@ class MergedLayerGraphs:
             for part, activations in zip((ours.rows(0, n), ours.rows(n)), carried, strict=True):
                 part.copy_from(activations)
         with forward_context(ForwardContext(attn_backend=self._attention)):
-            for layer in self._graphs[size][slice(*layers)]:
-                for graph, between in layer:
-                    graph.replay()
-                    if between is not None:
-                        between()
+            for graph in self._graphs[size][slice(*layers)]:
+                graph.replay()
         return ours.hidden if layers.end == self._model.num_layers else ours

@@ -77,7 +77,7 @@ def _capture_on_the_cpu(_result: Any, runner: Any, *args: Any, **kwargs: Any) ->
     sglangs.resolve_decode_backend = lambda _runner: StandInBackend()
     sglangs.get_batch_sizes_to_capture = lambda *_args: (BATCH_SIZES, [])
     merged_graphs.MergedLayerGraphs._capture_one = staticmethod(
-        lambda run, *_args: [(Replay("m", run), None)]
+        lambda run, *_args: Replay("m", run)
     )
     attention = runner.layer_groups.attention.decode
     type(attention).init_cuda_graph_state = lambda *_args: None
