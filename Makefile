@@ -20,6 +20,8 @@ test: install ## all tests, with real servers; GPU tests skip where there is non
 	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder $(TEST_ARGS)
 
 lint: install ## ruff, mypy, clang-format: check, change nothing
+	@# pytest imports test files by their names alone.
+	@! git ls-files 'tests/**/test_*.py' | sed 's|.*/||' | sort | uniq -d | grep .
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy

@@ -199,10 +199,14 @@ def expect_expert_loads(experts):
 
 def test_a_bad_scenario_is_one_line_with_its_place(tmp_path):
     scenario = tmp_path / "bad.yaml"
-    scenario.write_text(SHORT.replace("requests: 9", "request: 9"))
+    text = SHORT.replace("requests: 9", "request: 9")
+    scenario.write_text(text)
+    line = 1 + next(i for i, words in enumerate(text.splitlines()) if "request: 9" in words)
     process = bench("run", str(scenario), "--output", str(tmp_path / "out"))
     printed, errors = process.communicate(timeout=60)
     assert process.returncode == 2
     assert printed == ""
-    assert errors.startswith(f"bench: {scenario}:11: workload.request: unknown key; there are: ")
+    assert errors.startswith(
+        f"bench: {scenario}:{line}: workload.request: unknown key; there are: "
+    )
     assert errors.count("\n") == 1
