@@ -59,8 +59,8 @@ def load_kernels(
         device: of the model.
 
     Returns:
-        The numbers of rows that were tried. None for models of latent attention, whose layers prepare
-        their keys for a backend of their own.
+        How many numbers of rows were tried: 0 for models of latent attention, whose layers prepare their
+        keys for a backend of their own.
     """
     if model.architecture.latent or model.num_layers < 2:
         return 0

@@ -361,9 +361,8 @@ class LayeredScheduler(Scheduler):
         if step is None:
             return super().run_batch(batch, *args, **kwargs)
         self.layered_metrics.count("layer_groups")
-        if (
-            not self.enable_lora
-        ):  # adapters are loaded on the forward stream, or decode might lose its own
+        if not self.enable_lora:
+            # Adapters are loaded on the forward stream, or decode might lose its own.
             self.tp_worker.cohort_inputs(step.cohort)
         batch.layer_group_step = step
         try:
