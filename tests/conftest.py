@@ -1,4 +1,4 @@
-"""What ``make test`` runs at once: two workers, a file at a time each."""
+"""What ``make test`` runs at once (two workers, a file at a time each) and what it skips without a GPU."""
 
 from __future__ import annotations
 
@@ -26,3 +26,28 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if mark is not None:
             longest[item.path] = max(longest[item.path], mark.args[0])
     items.sort(key=lambda item: -longest[item.path])
+
+
+def missing_gpu() -> str:
+    """Why tests marked `gpu` cannot run here, or an empty string."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return "needs a CUDA GPU of compute capability 9.0; there is none"
+    capability = torch.cuda.get_device_capability()
+    if capability != (9, 0):
+        return f"needs a GPU of compute capability 9.0; this one has {capability}"
+    return ""
+
+
+@pytest.fixture(autouse=True)
+def gpu_or_skip(request: pytest.FixtureRequest) -> None:
+    """Skips `gpu` tests without a GPU. With one, kernels that are missing are a failure."""
+    if request.node.get_closest_marker("gpu") is None:
+        return
+    reason = missing_gpu()
+    if reason:
+        pytest.skip(reason)
+    from layered_sglang.moe import native_status
+
+    assert native_status().cuda, f"a GPU, but no kernels: {native_status().reason}"

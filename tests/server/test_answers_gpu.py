@@ -1,0 +1,143 @@
+"""On a GPU, the layered server's answers are stock SGLang's: aborts, chunks, long prompts among running
+requests, by executions, graphs and models.
+
+Each case is one run of benchmarks/serving/compare_with_stock.py (two servers of a tiny model, bfloat16);
+all of them run at once. In SGLang's deterministic mode every token and log-probability must be equal;
+without it the sums' order depends on the batch, and prompts' log-probabilities must agree on average.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import torch
+
+pytestmark = [pytest.mark.gpu, pytest.mark.timeout(560)]
+
+COMPARE = Path(__file__).parents[2] / "benchmarks" / "serving" / "compare_with_stock.py"
+SECONDS = int(os.environ.get("GPU_ANSWERS_SECONDS", "500"))
+FLAGS = [
+    "--attention-backend",
+    "fa3",
+    "--dtype",
+    "bfloat16",
+    "--max-total-tokens",
+    "40000",
+    "--mem-fraction-static",
+    "0.4",
+    "--cuda-graph-max-bs-decode",
+    "8",
+    "--disable-prefill-cuda-graph",
+    "--moe-runner-backend",
+    "triton",
+    "--skip-server-warmup",
+]
+DETERMINISTIC = "--enable-deterministic-inference"
+#: Averages of right answers are below 0.03, chunked prompts' 0.11
+#: (benchmarks/results/2026-11-23-h200-stock-equality.md); those of another prompt are off by more than 1.
+NOISE = 0.15
+
+
+class Case(NamedTuple):
+    layered: str = ""  # flags of the layered server alone
+    flags: str = ""  # of both
+    preset: str = "tiny"
+    fp8: bool = False
+    gpus: int = 1
+
+    @property
+    def exact(self) -> bool:
+        return DETERMINISTIC in self.flags
+
+
+CASES = {
+    "merged": Case("--layer-group-tokens 64", DETERMINISTIC),
+    "merged, chunks, radix cache": Case(
+        "--layer-group-tokens 128 --layered-max-prefill-tokens 1024"
+    ),
+    "merged, no layer graphs of groups": Case(
+        "--layer-group-tokens 64 --layered-cuda-graph-max-tokens 0", DETERMINISTIC
+    ),
+    "merged, no graphs": Case("--layer-group-tokens 64", f"{DETERMINISTIC} --disable-cuda-graph"),
+    "merged, triton attention": Case(
+        "--layer-group-tokens 64", f"{DETERMINISTIC} --attention-backend triton"
+    ),
+    "overlapped": Case("--layered-execution overlapped"),
+    "gpt-oss": Case(preset="tiny-gpt-oss"),
+    "deepseek-v2": Case(preset="tiny-deepseek-v2"),
+    "deepseek-v3 fp8": Case(
+        "--moe-kernels sglang", "--fp8-gemm-backend triton", "tiny-deepseek-v3", fp8=True
+    ),
+    "qwen3 fp8, our kernels": Case("--moe-kernels layered", "--fp8-gemm-backend triton", fp8=True),
+    "two GPUs": Case(
+        "--layer-group-tokens 64",
+        f"{DETERMINISTIC} --tp 2 --enforce-disable-flashinfer-allreduce-fusion",
+        gpus=2,
+    ),
+}
+
+
+def compare(name: str, logs: Path) -> dict:
+    """The report of one case; what was reached, if it took too long."""
+    case = CASES[name]
+    file_name = name.replace(" ", "-").replace(",", "")
+    report = logs / f"{file_name}.json"
+    sizes = [
+        "--requests",
+        "16",
+        "--mixtures",
+        "3",
+        "--prompts",
+        "6",
+        "--running-tokens",
+        "120",
+        "--start-seconds",
+        "300",
+    ]
+    command = [
+        *(sys.executable, str(COMPARE), *sizes, "--log", str(logs), "--name", file_name),
+        *("--report", str(report), "--preset", case.preset, *(["--fp8"] if case.fp8 else [])),
+        *(f"--layered={case.layered}", "--", *FLAGS, *case.flags.split()),
+    ]
+    with open(logs / f"{file_name}.out", "w") as out:
+        try:
+            subprocess.run(command, stdout=out, stderr=subprocess.STDOUT, timeout=SECONDS)
+        except subprocess.TimeoutExpired:
+            out.write(f"\nended after {SECONDS} s\n")
+    return json.loads(report.read_text()) if report.exists() else {"problems": ["no report"]}
+
+
+@pytest.fixture(scope="module")
+def reports() -> Iterator[dict[str, dict]]:
+    """By case; run side by side, as each waits for its servers to start for most of its time."""
+    logs = Path(os.environ.get("OUT", tempfile.mkdtemp())) / "answers"
+    logs.mkdir(parents=True, exist_ok=True)
+    names = [name for name, case in CASES.items() if case.gpus <= torch.cuda.device_count()]
+    with ThreadPoolExecutor(len(names)) as pool:
+        yield dict(zip(names, pool.map(lambda name: compare(name, logs), names), strict=True))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_answers_are_stock_sglangs(name: str, request: pytest.FixtureRequest):
+    case = CASES[name]
+    if case.gpus > torch.cuda.device_count():
+        pytest.skip(f"needs {case.gpus} GPUs")
+    report = request.getfixturevalue("reports")[name]
+    assert not report["problems"]
+    assert report["counters"]["iterations:merged"] > 20, "prompts must have met running requests"
+    for traffic, result in report["layered"].items():
+        assert result["answers"] > 0 and result["prompt_logprobs"] > 0
+        if case.exact:
+            assert not result["different"], traffic
+            assert result["max_prompt_logprob_difference"] == 0, traffic
+        else:
+            assert result["mean_prompt_logprob_difference"] < NOISE, traffic
