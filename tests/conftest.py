@@ -1,4 +1,4 @@
-"""What ``make test`` runs at once (two workers, a file at a time each) and what it skips without a GPU."""
+"""What ``make test`` runs at once: two workers, a file at a time each. What it skips without a GPU."""
 
 from __future__ import annotations
 

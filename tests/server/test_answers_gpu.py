@@ -25,22 +25,10 @@ pytestmark = [pytest.mark.gpu, pytest.mark.timeout(560)]
 
 COMPARE = Path(__file__).parents[2] / "benchmarks" / "serving" / "compare_with_stock.py"
 SECONDS = int(os.environ.get("GPU_ANSWERS_SECONDS", "500"))
-FLAGS = [
-    "--attention-backend",
-    "fa3",
-    "--dtype",
-    "bfloat16",
-    "--max-total-tokens",
-    "40000",
-    "--mem-fraction-static",
-    "0.4",
-    "--cuda-graph-max-bs-decode",
-    "8",
-    "--disable-prefill-cuda-graph",
-    "--moe-runner-backend",
-    "triton",
-    "--skip-server-warmup",
-]
+FLAGS = """--attention-backend fa3 --dtype bfloat16 --max-total-tokens 40000 --mem-fraction-static 0.4
+    --cuda-graph-max-bs-decode 8 --disable-prefill-cuda-graph --moe-runner-backend triton
+    --skip-server-warmup"""
+SIZES = "--requests 16 --mixtures 3 --prompts 6 --running-tokens 120 --start-seconds 300"
 DETERMINISTIC = "--enable-deterministic-inference"
 #: Averages of right answers are below 0.03, chunked prompts' 0.11
 #: (benchmarks/results/2026-11-23-h200-stock-equality.md); those of another prompt are off by more than 1.
@@ -91,22 +79,10 @@ def compare(name: str, logs: Path) -> dict:
     case = CASES[name]
     file_name = name.replace(" ", "-").replace(",", "")
     report = logs / f"{file_name}.json"
-    sizes = [
-        "--requests",
-        "16",
-        "--mixtures",
-        "3",
-        "--prompts",
-        "6",
-        "--running-tokens",
-        "120",
-        "--start-seconds",
-        "300",
-    ]
     command = [
-        *(sys.executable, str(COMPARE), *sizes, "--log", str(logs), "--name", file_name),
+        *(sys.executable, str(COMPARE), *SIZES.split(), "--log", str(logs), "--name", file_name),
         *("--report", str(report), "--preset", case.preset, *(["--fp8"] if case.fp8 else [])),
-        *(f"--layered={case.layered}", "--", *FLAGS, *case.flags.split()),
+        *(f"--layered={case.layered}", "--", *FLAGS.split(), *case.flags.split()),
     ]
     with open(logs / f"{file_name}.out", "w") as out:
         try:
