@@ -30,9 +30,9 @@ FLAGS = """--attention-backend fa3 --dtype bfloat16 --max-total-tokens 40000 --m
     --skip-server-warmup"""
 SIZES = "--requests 16 --mixtures 3 --prompts 6 --running-tokens 120 --start-seconds 300"
 DETERMINISTIC = "--enable-deterministic-inference"
-#: Averages of right answers are below 0.03, chunked prompts' 0.11
-#: (benchmarks/results/2026-11-23-h200-stock-equality.md); those of another prompt are off by more than 1.
-NOISE = 0.15
+#: Averages of right answers are below 0.06, chunked prompts' 0.11, in fp8 0.18 (stock SGLang's under load
+#: 0.08; benchmarks/results/2026-11-26-h200-answers.md); those of another prompt are off by more than 1.
+NOISE = 0.25
 
 
 class Case(NamedTuple):
@@ -59,13 +59,21 @@ CASES = {
     "merged, triton attention": Case(
         "--layer-group-tokens 64", f"{DETERMINISTIC} --attention-backend triton"
     ),
-    "overlapped": Case("--layered-execution overlapped"),
-    "gpt-oss": Case(preset="tiny-gpt-oss"),
-    "deepseek-v2": Case(preset="tiny-deepseek-v2"),
-    "deepseek-v3 fp8": Case(
-        "--moe-kernels sglang", "--fp8-gemm-backend triton", "tiny-deepseek-v3", fp8=True
+    "merged, flashinfer attention": Case(
+        "--layer-group-tokens 64", f"{DETERMINISTIC} --attention-backend flashinfer"
     ),
-    "qwen3 fp8, our kernels": Case("--moe-kernels layered", "--fp8-gemm-backend triton", fp8=True),
+    "overlapped": Case("--layered-execution overlapped"),
+    "gpt-oss": Case("--layer-group-tokens 64", preset="tiny-gpt-oss"),
+    "deepseek-v2": Case("--layer-group-tokens 64", preset="tiny-deepseek-v2"),
+    "deepseek-v3 fp8": Case(
+        "--layer-group-tokens 64 --moe-kernels sglang",
+        "--fp8-gemm-backend triton",
+        "tiny-deepseek-v3",
+        fp8=True,
+    ),
+    "qwen3 fp8, our kernels": Case(
+        "--layer-group-tokens 64 --moe-kernels layered", "--fp8-gemm-backend triton", fp8=True
+    ),
     "two GPUs": Case(
         "--layer-group-tokens 64",
         f"{DETERMINISTIC} --tp 2 --enforce-disable-flashinfer-allreduce-fusion",

@@ -7,6 +7,8 @@ the active layer group are a few microseconds of host time each, instead of a mi
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +26,47 @@ if TYPE_CHECKING:
     from sglang.srt.layers.attention.base_attn_backend import AttentionBackend
     from sglang.srt.model_executor.forward_batch_info import ForwardBatch
     from sglang.srt.model_executor.model_runner import ModelRunner
+
+#: Where SGLang's composed attention backends have those that decode.
+INNER_BACKENDS = ("decode_backend", "full_attn_backend", "linear_attn_backend")
+
+
+class PlannedByGraphs:
+    """What an attention backend holds of the batch that it planned, for layers that are no replays.
+
+    Some backends (triton, flashinfer) only refill the buffers that captured kernels read when a batch is
+    loaded for replay: their ``forward_metadata`` is still that of the batch planned last, of another
+    size, and attention that is launched (:class:`MixedAttention`) would read it.
+    """
+
+    def __init__(self, attention: AttentionBackend) -> None:
+        self._backends = _backends_in(attention)
+        self._kept: dict[int, list[Any]] = {}  # by batch size
+
+    def _now(self) -> list[Any]:
+        return [backend.forward_metadata for backend in self._backends]
+
+    def keep(self, size: int) -> None:
+        """Just planned: what graphs of this batch size read."""
+        self._kept[size] = self._now()
+
+    @contextmanager
+    def renewed(self, size: Callable[[], int]) -> Iterator[None]:
+        """Within it a batch is loaded for replay, of ``size()`` rows; after it each backend holds what
+        describes it."""
+        before = self._now()
+        yield
+        for backend, old, kept in zip(self._backends, before, self._kept[size()], strict=True):
+            if backend.forward_metadata is old:
+                backend.forward_metadata = kept
+
+
+def _backends_in(attention: AttentionBackend) -> list[Any]:
+    """Those of several in one (decode apart from prefill, linear apart from full attention) that hold
+    metadata."""
+    inner = [getattr(attention, name, None) for name in INNER_BACKENDS]
+    found = [backend for one in inner if one is not None for backend in _backends_in(one)]
+    return found or ([attention] if hasattr(attention, "forward_metadata") else [])
 
 
 class DecodeGraphRows(DecodeCudaGraphRunner):
@@ -45,6 +88,7 @@ class DecodeGraphRows(DecodeCudaGraphRunner):
         self._rows: dict[int, ForwardBatch] = {}  # by batch size: static inputs
         self._graphs: dict[int, list[Any]] = {}  # by batch size: one a layer
         self._logits: dict[int, LogitsProcessorOutput] = {}
+        self._planned = PlannedByGraphs(attention)
         super().__init__(model_runner, attn_backend=attention)  # captures
 
     def capture(self) -> None:
@@ -59,6 +103,7 @@ class DecodeGraphRows(DecodeCudaGraphRunner):
         self._rows[size] = rows
         with forward_context(ForwardContext(attn_backend=attention)):
             attention.init_forward_metadata_out_graph(rows, in_capture=True)
+        self._planned.keep(size)
         keys = [ShapeKey(size, variant_label=f"layer {i}") for i in range(self._model.num_layers)]
         for layer, key in enumerate(keys):
             self.backend.capture_one(key, partial(self._run_layer, layer, rows))
@@ -80,7 +125,8 @@ class DecodeGraphRows(DecodeCudaGraphRunner):
     # --- an iteration -----------------------------------------------------------------------------
 
     def begin(self, decode: ForwardBatch) -> ForwardBatch:
-        self.load_batch(decode)
+        with self._planned.renewed(lambda: self.bs):
+            self.load_batch(decode)
         rows = self._rows[self.bs]
         self.attn_backend.init_forward_metadata_in_graph(rows)
         return rows

@@ -70,6 +70,7 @@ class LayerRangeModel:
     def has_adapters(self) -> bool:
         return self._adapters is not None
 
+    @torch.no_grad()  # as SGLang's models say of their forward, which is not called here
     def run(
         self,
         layers: LayerGroup,
@@ -104,6 +105,7 @@ class LayerRangeModel:
         assert not getattr(hidden, "_sglang_needs_allreduce_fusion", False)
         return CarriedRows(hidden, out["residual"])
 
+    @torch.no_grad()
     def logits(self, rows: ForwardBatch, hidden: torch.Tensor) -> LogitsProcessorOutput:
         """SGLang's logits (and prompt logprobs) of normed hidden states ``[tokens, hidden_size]``."""
         model = self._model
