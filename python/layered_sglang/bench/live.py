@@ -11,9 +11,9 @@ from typing import Any
 
 from layered_sglang.bench.client import Endpoint
 from layered_sglang.bench.in_server.plugin import CHUNKS_KEY, ROUTER_KEY
+from layered_sglang.bench.launch import Launch
 from layered_sglang.bench.measure import fetch
-from layered_sglang.bench.systems import Launch
-from layered_sglang.bench.under_test import CHUNK_SIZE, System
+from layered_sglang.bench.system import CHUNK_SIZE, System
 from layered_sglang.bench.workload import ROUTERS, Workload
 from layered_sglang.local_server import Server
 

@@ -12,14 +12,14 @@ from pathlib import Path
 from layered_sglang.bench.cells import Cell
 from layered_sglang.bench.client import Endpoint
 from layered_sglang.bench.console import Console
+from layered_sglang.bench.launch import Launch, describe_systems, make_launch, write_model_folder
 from layered_sglang.bench.live import Live, SwitchRefused
 from layered_sglang.bench.measure import Gpus, server_info
 from layered_sglang.bench.one_run import Runner
 from layered_sglang.bench.rate_search import Search, search_rate
 from layered_sglang.bench.scenario import Scenario
 from layered_sglang.bench.store import Store
-from layered_sglang.bench.systems import Launch, describe_systems, make_launch, write_model_folder
-from layered_sglang.bench.under_test import System
+from layered_sglang.bench.system import System
 from layered_sglang.bench.warm_up import WarmUpFailed, warm_up
 from layered_sglang.local_server import ServerFailed, running_server
 
