@@ -45,7 +45,8 @@ def system_of(described: Mapping[str, Any]) -> System | None:
 
     if described["kind"] == "stock":
         size = planning.get("chunked_prefill_size") or flag("chunked_prefill_size") or 8192
-        return System("mixed" if "--enable-mixed-chunk" in flags else "chunked", float(size))
+        mixed = planning.get("enable_mixed_chunk", "--enable-mixed-chunk" in flags)
+        return System("mixed" if mixed else "chunked", float(size))
     if described["kind"] != "layered":
         return None
     values = planning or {name: flag(name) for name in (*LAYERED, "layer_group_policy")}

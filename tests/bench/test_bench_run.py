@@ -121,6 +121,23 @@ def test_a_run_that_was_cut_off_goes_on(scenario, endpoints, tmp_path, capsys):
     assert "results of another scenario" in capsys.readouterr().err
 
 
+def test_a_repeat_alone_and_cells_that_are_not_in_all_of_them(endpoints, tmp_path, capsys):
+    path, out = tmp_path / "fake.yaml", tmp_path / "out"
+    cells = "cells: [{systems: [a]}, {systems: [b], only_repeats: [2]}]\n"
+    path.write_text(SCENARIO.format(a=endpoints[0].url, b=endpoints[1].url) + cells)
+
+    def runs():
+        return [(run["system"], run["repeat"]) for run in lines(out, "runs.jsonl")]
+
+    command = ["run", str(path), "--output", str(out)]
+    assert main([*command, "--repeat", "2"]) == 0
+    assert runs() == [("b", 1), ("a", 1)]
+    assert main(command) == 0
+    assert runs() == [("b", 1), ("a", 1), ("a", 0)]
+    assert main([*command, "--repeat", "3"]) == 2
+    assert "--repeat 3: there are 2, the first is 1" in capsys.readouterr().err
+
+
 def test_ctrl_c_keeps_what_was_measured(scenario, endpoints, tmp_path):
     out = tmp_path / "out"
     endpoints[1].gap = 0.4

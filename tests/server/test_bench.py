@@ -39,7 +39,7 @@ about: two starts, six systems
 model: {preset: tiny}
 systems:
   stock: {flags: --chunked-prefill-size 1024}
-  stock-256: {on: stock, planning: {chunked_prefill_size: 256}}
+  stock-256: {on: stock, planning: {chunked_prefill_size: 256, enable_mixed_chunk: true}}
   layered: {flags: --layer-group-tokens 256}
   fixed-2: {on: layered, planning: {num_layer_groups: 2}}
   slo: {on: layered, planning: {itl_slo_ms: 60000}, request: {sampling_params: {top_k: 3}}}

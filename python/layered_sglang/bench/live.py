@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from layered_sglang.bench.client import Endpoint
-from layered_sglang.bench.in_server.plugin import CHUNKS_KEY, ROUTER_KEY
+from layered_sglang.bench.in_server.plugin import AS_STARTED, CHUNKS_KEY, MIXED_KEY, ROUTER_KEY
 from layered_sglang.bench.launch import Launch
 from layered_sglang.bench.measure import fetch
-from layered_sglang.bench.system import CHUNK_SIZE, System
+from layered_sglang.bench.system import CHUNK_SIZE, MIXED, System
 from layered_sglang.bench.workload import ROUTERS, Workload
 from layered_sglang.local_server import Server
 
@@ -69,7 +69,8 @@ class Live:
     def _plan(self, system: System) -> None:
         assert self.url is not None
         if system.kind == "stock":
-            self._set(CHUNKS_KEY, system.planning.get(CHUNK_SIZE, 0))
+            self._set(CHUNKS_KEY, system.planning.get(CHUNK_SIZE, AS_STARTED))
+            self._set(MIXED_KEY, int(system.planning.get(MIXED, AS_STARTED)))
             return
         if self._planning is None:
             self._planning = call(self.url + PLANNING, "GET")["start"]

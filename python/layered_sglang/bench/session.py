@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from layered_sglang.bench.cells import Cell
+from layered_sglang.bench.cells import Cell, in_repeat
 from layered_sglang.bench.client import Endpoint
 from layered_sglang.bench.console import Console
 from layered_sglang.bench.launch import Launch, describe_systems, make_launch, write_model_folder
@@ -121,6 +121,7 @@ class Session:
             cell
             for cell in self._scenario.cells
             if self._scenario.system(cell.system).server == server.name
+            and in_repeat(cell.only_repeats, repeat)
             and (cell, repeat) not in self._done
             and cell.system not in self._failed
         ]
@@ -132,6 +133,7 @@ class Session:
             for search in self._scenario.searches
             for name in search.systems
             if self._scenario.system(name).server == server.name
+            and in_repeat(search.only_repeats, repeat)
             and (name, repeat, search.workload, search.target.name) not in self._searched
             and name not in self._failed
         ]

@@ -10,8 +10,8 @@ from typing import Any
 from layered_sglang.bench.located import NAME, Located
 
 KINDS = ("stock", "layered", "url")
-#: The one value of a stock server that changes between runs.
-CHUNK_SIZE = "chunked_prefill_size"
+#: What changes on a stock server between runs, as its flags are named.
+CHUNK_SIZE, MIXED = "chunked_prefill_size", "enable_mixed_chunk"
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class System:
         server: the system whose server this one shares; its own name where it has one.
         request: fields that its requests have beside the benchmark's own, put into one another.
         planning: what a layered server's ``/layered_prefill`` is told before this system's runs; of
-            a stock server, CHUNK_SIZE.
+            a stock server, CHUNK_SIZE and MIXED.
     """
 
     name: str
@@ -68,7 +68,8 @@ def _check_planning(at: Located, kind: str) -> None:
     if kind == "url":
         raise at.error("is for servers that are started here")
     if kind == "stock":
-        at.required(CHUNK_SIZE).count()
+        at.get(CHUNK_SIZE, Located.count, None)
+        at.get(MIXED, Located.flag, None)
         at.finish()
 
 

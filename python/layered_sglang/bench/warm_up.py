@@ -26,14 +26,21 @@ class WarmUpFailed(Exception):
 
 
 def warm_up_requests(scenario: Scenario, round_index: int) -> list[Request]:
-    """A round: prompts spread over the workloads' lengths, the longest and shortest among them."""
+    """A round: prompts spread over the workloads' lengths, the longest and shortest among them.
+
+    The next round has the next lengths: kernels are compiled for more than the first round's sizes.
+    """
     lengths = sorted(
         (prompt + (w.shared_prefix.tokens if w.shared_prefix else 0), output)
         for w in scenario.workloads.values()
         for prompt, output in islice(make_lengths(w), SAMPLE)
     )
     count = min(scenario.warm_up.requests, len(lengths))
-    chosen = [lengths[i * (len(lengths) - 1) // max(1, count - 1)] for i in range(count)]
+    step = (len(lengths) - 1) / max(1, count - 1)
+    places = [round(i * step) for i in range(count)]
+    later = (round_index - 1) % max(1, int(step))
+    places[1:-1] = [place + later for place in places[1:-1]]
+    chosen = [lengths[place] for place in places]
     rng = random.Random(f"warm-up {round_index}")
     # The same order in each round: short and long ones beside one another.
     random.Random(0).shuffle(chosen)
