@@ -88,7 +88,7 @@ def test_the_report_says_what_was_measured(folder, capsys):
         assert "python -m layered_sglang.make_model tiny DIR" in content.replace("`", "")
         assert "NVIDIA X" in content
         assert "sglang 0.5.17" in content
-        assert "Warm-up of stock: 2 rounds, NOT alike at the end" in content
+        assert "Warm-up of stock, layered: 2 rounds, NOT alike at the end" in content
         assert "1.75 yes, 2 no" in content
     # Rate 1, stock: TTFT 3 and 4 s in the two repeats; layered 0.5 and 1.5 s.
     assert "| TTFT mean, ms | 3500 (3000 … 4000) | 1000 (500 … 1500)  -71% |" in text

@@ -34,20 +34,24 @@ class Live:
     Attributes:
         system: the one that it was started for.
         server: its process, None where it was not started here.
-        warm_up: what was seen of the warm-up.
+        warm_ups: what was seen of the warm-up, by system; the others had none of their own.
     """
 
     system: System
     endpoint: Endpoint
     server: Server | None
     launch: Launch | None
-    warm_up: dict[str, object] = field(default_factory=dict)
+    warm_ups: dict[str, dict[str, object]] = field(default_factory=dict)
     _planning: Any = None
 
     @property
     def url(self) -> str | None:
         """Of the SGLang server that was started here."""
         return self.server.url if self.server else None
+
+    def warm_up_of(self, system: str) -> dict[str, object]:
+        """What was seen of the warm-up that a system's runs come after."""
+        return self.warm_ups.get(system) or self.warm_ups.get(self.system.name, {})
 
     def prepare(self, system: System, workload: Workload, switches: bool) -> None:
         """Make the server ready for a run of ``system``: its policy, its router, an empty cache.
@@ -61,12 +65,17 @@ class Live:
         if self.url is None:
             return
         if switches:
-            self._plan(system)
+            self.plan(system)
         if self.launch is not None and self.launch.shapes_router:
             self._set(ROUTER_KEY, int(workload.router != ROUTERS[0]))
         self._flush()
 
-    def _plan(self, system: System) -> None:
+    def plan(self, system: System) -> None:
+        """Make the server plan as ``system`` does.
+
+        Raises:
+            SwitchRefused: what the server answered.
+        """
         assert self.url is not None
         if system.kind == "stock":
             self._set(CHUNKS_KEY, system.planning.get(CHUNK_SIZE, AS_STARTED))

@@ -103,13 +103,14 @@ class Session:
         if self._scenario.resident == "one":
             for system in wanted[:: 1 if life % 2 == 0 else -1]:
                 with ExitStack() as stack:
-                    live = self._enter(stack, system, life)
+                    live = self._enter(stack, system, life, repeats)
                     for repeat in repeats:
                         if live is None or not self._runs(live, repeat):
                             break
             return
         with ExitStack() as stack:
-            up = [live for s in wanted if (live := self._enter(stack, s, life)) is not None]
+            entered = [self._enter(stack, system, life, repeats) for system in wanted]
+            up = [live for live in entered if live is not None]
             for repeat in repeats:
                 for live in up[:: 1 if repeat % 2 == 0 else -1]:
                     if not self._runs(live, repeat):
@@ -138,26 +139,50 @@ class Session:
             and name not in self._failed
         ]
 
-    def _enter(self, stack: ExitStack, system: System, life: int) -> Live | None:
+    def _enter(
+        self, stack: ExitStack, system: System, life: int, repeats: Sequence[int]
+    ) -> Live | None:
         """The system's server, started and warm; None when that failed, which is noted."""
         try:
             live = stack.enter_context(self._started(system, life))
-            live.warm_up = warm_up(
-                self._scenario,
-                live.endpoint,
-                self._prefixed(system.name),
-                lambda: self._check(live),
-            )
+            systems = self._to_warm_up(system, repeats)
+            for other in systems:
+                if len(systems) > 1 or other.planning:
+                    live.plan(other)
+                self._warm_up(live, other)
+            return live
         except ServerFailed as failure:
             self._fail_server(system, str(failure), failure.log_end)
-        except WarmUpFailed as failure:
+        except (WarmUpFailed, SwitchRefused) as failure:
             self._fail_server(system, str(failure))
-        else:
-            unstable = "" if live.warm_up["stable"] else ", not yet stable"
-            seconds = ", ".join(f"{s:.1f}" for s in live.warm_up["seconds"])  # type: ignore[attr-defined]
-            self._console.line(f"{system.name}: ready; warm-up rounds took {seconds} s{unstable}")
-            return live
         return None
+
+    def _to_warm_up(self, server: System, repeats: Sequence[int]) -> list[System]:
+        """Systems that need a warm-up of their own: SGLang's schedules run other kernels each."""
+        wanted = {
+            name
+            for repeat in repeats
+            for name in (
+                *(cell.system for cell in self._open(server, repeat)),
+                *(name for _, name in self._to_search(server, repeat)),
+            )
+        }
+        systems = [system for system in self._scenario.systems if system.name in wanted]
+        if server.kind == "stock" and any(system.planning for system in systems):
+            return systems
+        return [server]
+
+    def _warm_up(self, live: Live, system: System) -> None:
+        seen = warm_up(
+            self._scenario,
+            live.endpoint,
+            self._prefixed(system.name),
+            lambda: self._check(live),
+        )
+        live.warm_ups[system.name] = seen
+        unstable = "" if seen["stable"] else ", not yet stable"
+        seconds = ", ".join(f"{s:.1f}" for s in seen["seconds"])  # type: ignore[attr-defined]
+        self._console.line(f"{system.name}: ready; warm-up rounds took {seconds} s{unstable}")
 
     @contextmanager
     def _started(self, system: System, life: int) -> Iterator[Live]:

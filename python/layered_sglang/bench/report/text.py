@@ -106,13 +106,32 @@ def _what(results: Results) -> list[str]:
     items.append(
         f"Repeats: {repeats}, {scenario['repeats_per_start']} within one start of a server; {life}"
     )
-    servers = {system["name"]: system["server"] for system in scenario["systems"]}
-    warm = {servers[run["system"]]: run["warm_up"] for run in results.runs if run["warm_up"]}
-    for name, seen in warm.items():
-        stable = "alike at the end" if seen["stable"] else "NOT alike at the end"
-        items.append(f"Warm-up of {name}: {len(seen['seconds'])} rounds, {stable}")
+    items += _warm_ups(results)
     if results.runs:
         items.append(f"Measured from {min(run['began'] for run in results.runs)}")
+    return items
+
+
+def _warm_ups(results: Results) -> list[str]:
+    """One line for the systems whose runs came after the same warm-up."""
+    found: dict[str, dict[str, dict]] = {}
+    for run in results.runs:
+        if run["warm_up"]:
+            found.setdefault(run["system"], {})[str(run["warm_up"])] = run["warm_up"]
+    alike: dict[tuple[str, ...], list[str]] = {}
+    for name, seen in found.items():
+        alike.setdefault(tuple(seen), []).append(name)
+    items = []
+    for names in alike.values():
+        rounds = found[names[0]].values()
+        counts = sorted({len(seen["seconds"]) for seen in rounds})
+        unstable = sum(not seen["stable"] for seen in rounds)
+        end = "NOT alike at the end" if unstable else "alike at the end"
+        several = f" in {len(rounds)} starts" if len(rounds) > 1 else ""
+        if 0 < unstable < len(rounds):
+            end += f" of {unstable}"
+        number = "–".join(str(n) for n in sorted({counts[0], counts[-1]}))
+        items.append(f"Warm-up of {', '.join(names)}: {number} rounds{several}, {end}")
     return items
 
 
