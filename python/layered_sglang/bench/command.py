@@ -47,7 +47,13 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--repeat", type=int, metavar="N", help="run this one of its repeats; the first is 1")
     add("--time-limit", type=float, metavar="S", help="stop cleanly after this many seconds")
     report = commands.add_parser("report", help="write report.html, report.md and pictures")
-    report.add_argument("folder", type=Path, metavar="DIR", help="results of bench run")
+    report.add_argument(
+        "folders",
+        type=Path,
+        nargs="+",
+        metavar="DIR",
+        help="results of bench run; the first of several, all of one scenario, gets the report",
+    )
     report.add_argument(
         "--picture",
         nargs=2,
@@ -66,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     args = parse_args(argv)
     if args.command == "report":
-        return _report(args.folder, args.picture)
+        return _report(args.folders, args.picture)
     # However the run is ended, its servers end too; a shell's background job ignores SIGINT.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
@@ -102,13 +108,13 @@ def _run(args: argparse.Namespace, command: Sequence[str]) -> int:
     return status
 
 
-def _report(folder: Path, picture: Sequence[str] | None) -> int:
+def _report(folders: Sequence[Path], picture: Sequence[str] | None) -> int:
     try:
         if picture:
-            write_picture(folder, picture[0], Path(picture[1]))
+            write_picture(folders, picture[0], Path(picture[1]))
             written = [Path(picture[1])]
         else:
-            written = write_report(folder)
+            written = write_report(folders)
     except StoreError as error:
         print(f"bench: {error}", file=sys.stderr)
         return 2
