@@ -56,12 +56,17 @@ class Results:
     def rows_of(self, system: str, point: Point) -> list[Record]:
         return [row for row in self.rows if row["system"] == system and Point.of(row) == point]
 
-    def metrics(self, system: str, point: Point) -> dict[str, float]:
-        """The medians over repeats; empty where it was not measured."""
+    def figures(self, system: str, point: Point) -> Mapping[str, Mapping[str, float]]:
+        """Each metric's ``median``, ``low`` and ``high`` over repeats; empty where not measured."""
         for record in self.summary:
             if record["system"] == system and Point.of(record) == point:
-                return {key: value["median"] for key, value in record["metrics"].items()}
+                found: Mapping[str, Mapping[str, float]] = record["metrics"]
+                return found
         return {}
+
+    def metrics(self, system: str, point: Point) -> dict[str, float]:
+        """The medians over repeats; empty where it was not measured."""
+        return {key: value["median"] for key, value in self.figures(system, point).items()}
 
 
 def read_results(folder: Path, *others: Path) -> Results:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from layered_sglang.bench.report.ablation import ablations
 from layered_sglang.bench.report.chart import Chart
 from layered_sglang.bench.report.data import Results
 from layered_sglang.bench.report.iterations import iteration_table
 from layered_sglang.bench.report.overview import ATTAINED, overview, within_targets
 from layered_sglang.bench.report.paper import beside_the_paper
+from layered_sglang.bench.report.ratios import ratios
 from layered_sglang.bench.table import points, table
 from layered_sglang.model_zoo import PRESETS
 
@@ -23,6 +25,10 @@ ROUTERS = {
 _RATES = (
     f"The highest of the measured rates at which {ATTAINED:.0%} of the requests were within a target; "
     "≥: there was no higher one."
+)
+_RATIOS = (
+    "Ratios within a repeat: the median over repeats (lowest … highest). Below 1 layered prefill is "
+    "better. All systems got the same requests."
 )
 _PAPER = (
     "Changes that layered prefill makes: in the paper (arXiv 2510.08055: two H100s, tensor parallelism "
@@ -47,12 +53,18 @@ def sections(results: Results, charts: Sequence[Chart]) -> list[Section]:
     made = [Section("What was measured", items=_what(results))]
     if len(results.summary) > 1:
         made.append(Section("Overview", cells=overview(results)))
+    over = ratios(results)
+    if over:
+        made.append(Section("Layered prefill over SGLang's settings", [_RATIOS], over))
     rates = within_targets(results)
     if rates:
         made.append(Section("Rates within the targets", [_RATES], rates))
     paper = beside_the_paper(results)
     if paper:
         made.append(Section("Beside the paper", [_PAPER], paper))
+    values = ablations(results)
+    if values:
+        made.append(Section("One value varied", cells=values))
     for point in points(results.summary):
         names = [f"{name}{point.suffix}" for name in ("trade-off", "cdf-ttft", "cdf-itl")]
         own = [c for c in charts if c.name in names]
