@@ -14,7 +14,7 @@ from layered_sglang.bench.client import Endpoint
 from layered_sglang.bench.console import Console
 from layered_sglang.bench.launch import Launch, describe_systems, make_launch, write_model_folder
 from layered_sglang.bench.live import Live, SwitchRefused
-from layered_sglang.bench.measure import Gpus, server_info
+from layered_sglang.bench.measure import Gpus, first_model, server_info
 from layered_sglang.bench.one_run import Runner
 from layered_sglang.bench.rate_search import Search, search_rate
 from layered_sglang.bench.scenario import Scenario
@@ -178,6 +178,7 @@ class Session:
             live.endpoint,
             self._prefixed(system.name),
             lambda: self._check(live),
+            system.request,
         )
         live.warm_ups[system.name] = seen
         unstable = "" if seen["stable"] else ", not yet stable"
@@ -187,7 +188,8 @@ class Session:
     @contextmanager
     def _started(self, system: System, life: int) -> Iterator[Live]:
         if system.kind == "url":
-            yield Live(system, Endpoint(system.url, False, system.model), None, None)
+            model = system.model or first_model(system.url)
+            yield Live(system, Endpoint(system.url, False, model), None, None)
             return
         name = f"{system.name}-{life}"
         trace = (self._store.folder / "traces" / f"{name}.jsonl").absolute()

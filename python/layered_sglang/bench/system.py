@@ -23,7 +23,7 @@ class System:
         flags: of its server, after the scenario's own.
         environment: of its server.
         url: base address of an OpenAI-compatible endpoint, without ``/v1``.
-        model: the name by which that endpoint knows its model.
+        model: the name by which that endpoint knows its model; empty: the first that it lists.
         server: the system whose server this one shares; its own name where it has one.
         request: fields that its requests have beside the benchmark's own, put into one another.
         planning: what a layered server's ``/layered_prefill`` is told before this system's runs; of
@@ -80,7 +80,7 @@ def _own(name: str, node: Located, common: tuple[str, ...]) -> System:
     kind = node.get("server", lambda n: n.choice(KINDS), default)
     flags = node.get("flags", read_flags, ())
     environment = node.get("environment", _environment, ())
-    model = node.get("model", Located.text, "default")
+    model = node.get("model", Located.text, "")
     node.finish()
     if not kind:
         raise node.error("needs server: stock, server: layered, a url, or on: another system")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
+from typing import Any
 
 from layered_sglang.bench.client import Endpoint, Row, new_rid
 from layered_sglang.bench.drive import Progress, drive
@@ -71,8 +72,14 @@ def warm_up(
     endpoint: Endpoint,
     show: Callable[[str], None],
     check: Callable[[], None],
+    fields: Mapping[str, Any] | None = None,
 ) -> dict[str, object]:
     """Send rounds until they are alike or there were the most allowed.
+
+    Args:
+        show: told how far it is.
+        check: called a few times a second; what it raises ends it.
+        fields: more fields of every request.
 
     Returns:
         What to record: seconds of each round's answers, its longest gap, whether they became alike.
@@ -91,9 +98,11 @@ def warm_up(
         def report(progress: Progress, number: int = number, count: int = len(rows)) -> None:
             show(f"warm-up, round {number}: {progress.done} of {count} answered")
 
-        asyncio.run(
-            drive(endpoint, requests, rows, scenario.request_seconds, report, lambda _: None, check)
+        sending = drive(
+            *(endpoint, requests, rows, scenario.request_seconds),
+            *(report, lambda _: None, check, fields),
         )
+        asyncio.run(sending)
         errors = [row.error for row in rows if row.error]
         if errors:
             raise WarmUpFailed(f"{len(errors)} of {len(rows)} warm-up requests failed: {errors[0]}")
