@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from layered_sglang.bench.report.data import Results, read_results
@@ -41,6 +41,7 @@ def write_results(
     repeats: Sequence[float] = (1.0,),
     missing: Collection[tuple[str, int]] = (),
     systems: str = "",
+    experts: Mapping[str, int] | None = None,
 ) -> Results:
     """A benchmark's folder below ``tmp_path``, read back.
 
@@ -48,7 +49,9 @@ def write_results(
         repeats: a factor of every time and energy of each.
         missing: systems and repeats that were not run.
         systems: more lines below ``systems``.
+        experts: each run's loads by kind, of experts of a gigabyte.
     """
+    tmp_path.mkdir(exist_ok=True)
     path, out = tmp_path / "s.yaml", tmp_path / "out"
     path.write_text(SCENARIO.replace("workloads:", systems + "workloads:"))
     scenario, store = load_scenario(path), Store(out)
@@ -66,6 +69,8 @@ def write_results(
             **{"began": "2026-01-02T03:04:05+00:00", "monotonic": [0.0, 1.0], "trace": None},
             "warm_up": {},
         }
+        if experts:
+            run["experts"] = {"bytes_per_expert": 10**9, "loads": experts, "iterations": {}}
         store.append("runs.jsonl", json.dumps(run))
         for index in range(10):
             row = {

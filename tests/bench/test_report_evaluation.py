@@ -6,8 +6,9 @@ import pytest
 from evaluation_results import write_results
 from layered_sglang.bench.command import main
 from layered_sglang.bench.report.ablation import ablations
+from layered_sglang.bench.report.charts import charts
 from layered_sglang.bench.report.overview import overview, within_targets
-from layered_sglang.bench.report.paper import beside_the_paper
+from layered_sglang.bench.report.paper import beside_the_paper, chunks_beside_the_paper
 from layered_sglang.bench.report.ratios import ratios
 from layered_sglang.bench.report.trade_off import trade_off_charts
 
@@ -111,6 +112,31 @@ def test_one_value_varied_is_a_table_in_ascending_order(tmp_path):
     assert [row[0] for row in rows] == [
         f"arxiv {rate}/s layered by layer groups: {n}" for rate in (1, 2) for n in (2, 4, 8)
     ], "two targets make no table"
+
+
+def test_longer_chunks_stand_beside_the_paper_s(tmp_path):
+    more = "".join(
+        f"  mixed-{n}: {{server: stock, flags: --chunked-prefill-size {n} --enable-mixed-chunk}}\n"
+        for n in (512, 2048)
+    )
+    results = write_results(tmp_path, systems=more, experts={"prompts": 30, "decode": 10})
+    heading, *rows = chunks_beside_the_paper(results)
+    assert heading == ["", "the paper", "change", "arxiv 1/s", "arxiv 2/s"]
+    assert rows[0] == [
+        *("chunks 512 → 2048: expert weights a request", "955 → 304 GB", "-68%", "+0%", "+0%")
+    ]
+    assert [row[2] for row in rows[1:]] == ["-46%", "+169%"]
+    assert chunks_beside_the_paper(write_results(tmp_path / "b")) == []
+
+
+def test_expert_weights_are_drawn_per_request(tmp_path):
+    results = write_results(tmp_path, experts={"prompts": 30, "decode": 10})
+    (chart,) = [chart for chart in charts(results) if chart.name == "experts"]
+    assert len(chart.boxes) == 2 * len(results.summary)
+    # Ten requests a run: 3 GB each with prompts, on top of them 1 GB of decode alone.
+    assert {(box.y0, box.y1) for box in chart.boxes} == {(0.0, 3.0), (3.0, 4.0)}
+    assert chart.title == "Expert weights loaded per request, GB"
+    assert "expert weights, GB a request" in overview(results)[0]
 
 
 def test_one_picture_alone(results, tmp_path, capsys):

@@ -63,6 +63,20 @@ def read_systems(at: Located, common: tuple[str, ...]) -> tuple[System, ...]:
     return tuple(systems.values())
 
 
+def sglang_s_schedule(described: Mapping[str, Any]) -> tuple[int | None, bool]:
+    """How a stock system schedules: its chunk size, None where SGLang chooses, and whether it mixes.
+
+    Args:
+        described: the system as scenario.json has it.
+    """
+    flags, planning = list(described["flags"]), described["planning"]
+    size = planning.get(CHUNK_SIZE)
+    if size is None and "--chunked-prefill-size" in flags[:-1]:
+        size = flags[flags.index("--chunked-prefill-size") + 1]
+    mixed = planning.get(MIXED, "--enable-mixed-chunk" in flags)
+    return None if size is None else int(size), bool(mixed)
+
+
 def _check_planning(at: Located, kind: str) -> None:
     """What a layered server is told it checks itself."""
     if kind == "url":

@@ -145,13 +145,13 @@ def _energy(results: Results) -> list[Chart]:
 
 def _experts(results: Results) -> list[Chart]:
     """Expert weights loaded per request."""
-    bars = _bars(results, ("expert_gb_prompts", "expert_gb_decode"))
+    bars = _bars(results, ("expert_gb_prompts", "expert_gb_decode"), "completed")
     if not bars:
         return []
     return [
         Chart(
             name="experts",
-            title="Expert weights loaded in a run, GB",
+            title="Expert weights loaded per request, GB",
             x_label=_bars_label(results),
             y_label="GB",
             boxes=bars,
@@ -162,8 +162,12 @@ def _experts(results: Results) -> list[Chart]:
     ]
 
 
-def _bars(results: Results, keys: Sequence[str]) -> list[Box]:
-    """A bar for each point and system that has the figures ``keys``, these on top of one another."""
+def _bars(results: Results, keys: Sequence[str], per: str | None = None) -> list[Box]:
+    """A bar for each point and system that has the figures ``keys``, these on top of one another.
+
+    Args:
+        per: a figure that they are divided by.
+    """
     boxes: list[Box] = []
     place = 0
     for point in points(results.summary):
@@ -171,11 +175,11 @@ def _bars(results: Results, keys: Sequence[str]) -> list[Box]:
             values = results.metrics(name, point)
             if keys[0] not in values:
                 continue
-            foot = 0.0
+            foot, share = 0.0, values[per] if per is not None else 1.0
             for number, key in enumerate(keys):
                 what = f"{name}, {point.short}" if point.short else name
-                text = f"{what}: {values[key]:.1f}"
-                top = foot + values[key]
+                text = f"{what}: {values[key] / share:.1f}"
+                top = foot + values[key] / share
                 boxes.append(Box(place + 0.15, place + 0.85, foot, top, colour, text, number > 0))
                 foot = top
             place += 1

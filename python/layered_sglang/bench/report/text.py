@@ -10,7 +10,7 @@ from layered_sglang.bench.report.chart import Chart
 from layered_sglang.bench.report.data import Results
 from layered_sglang.bench.report.iterations import iteration_table
 from layered_sglang.bench.report.overview import ATTAINED, overview, within_targets
-from layered_sglang.bench.report.paper import beside_the_paper
+from layered_sglang.bench.report.paper import beside_the_paper, chunks_beside_the_paper
 from layered_sglang.bench.report.ratios import ratios
 from layered_sglang.bench.table import points, table
 from layered_sglang.model_zoo import PRESETS
@@ -62,6 +62,9 @@ def sections(results: Results, charts: Sequence[Chart]) -> list[Section]:
     paper = beside_the_paper(results)
     if paper:
         made.append(Section("Beside the paper", [_PAPER], paper))
+    chunks = chunks_beside_the_paper(results)
+    if chunks:
+        made.append(Section("SGLang's chunk sizes beside the paper", cells=chunks))
     values = ablations(results)
     if values:
         made.append(Section("One value varied", cells=values))
