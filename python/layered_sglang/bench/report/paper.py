@@ -63,6 +63,9 @@ RATES = {
 }
 
 
+#: The paper's chunked prefill: tokens a chunk, decode rows beside them.
+CHUNKED = (512, True)
+
 #: Of chunked prefill with chunks of 2048 tokens to that with 512, on arXiv lengths.
 CHUNKS = (
     _figure("expert_gb_per_request", "expert weights a request", 955, 304, "GB", 0),
@@ -78,7 +81,7 @@ def chunks_beside_the_paper(results: Results) -> list[list[str]]:
         for system in results.scenario["systems"]
         if system["kind"] == "stock"
     }
-    short, long = settings.get((512, True)), settings.get((2048, True))
+    short, long = settings.get(CHUNKED), settings.get((2048, True))
     if short is None or long is None or results.scenario["model"]["preset"] != "qwen3-30b-a3b":
         return []
     columns = [
@@ -99,11 +102,19 @@ def chunks_beside_the_paper(results: Results) -> list[list[str]]:
 def beside_the_paper(results: Results) -> list[list[str]]:
     """Cells: a row for each of the paper's figures, a column for each point and layered system.
 
-    Changes are to the scenario's first stock system. Empty where the paper has nothing comparable.
+    Changes are to the paper's setting of chunked prefill, or else to the scenario's first stock system.
+    Numbers of layer groups are left out: the paper's grow with the prompt. Empty where the paper has
+    nothing comparable.
     """
     systems = results.scenario["systems"]
-    base = next((s["name"] for s in systems if s["kind"] == "stock"), None)
-    ours = [s["name"] for s in systems if s["kind"] == "layered"]
+    stock = [s for s in systems if s["kind"] == "stock"]
+    alike = [s for s in stock if sglang_s_schedule(s) == CHUNKED]
+    base = next((s["name"] for s in [*alike, *stock]), None)
+    ours = [
+        s["name"]
+        for s in systems
+        if s["kind"] == "layered" and "num_layer_groups" not in s["planning"]
+    ]
     columns = [
         (point, name)
         for point in points(results.summary)

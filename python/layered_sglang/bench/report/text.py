@@ -32,7 +32,8 @@ _RATIOS = (
 )
 _PAPER = (
     "Changes that layered prefill makes: in the paper (arXiv 2510.08055: two H100s, tensor parallelism "
-    "of 2, trained weights) to chunks of 512 tokens, here to the first of SGLang's settings."
+    "of 2, trained weights) to mixed chunks of 512 tokens, here to the same, or else to the first of "
+    "SGLang's settings."
 )
 
 
