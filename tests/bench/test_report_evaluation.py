@@ -131,11 +131,12 @@ def test_longer_chunks_stand_beside_the_paper_s(tmp_path):
 
 def test_expert_weights_are_drawn_per_request(tmp_path):
     results = write_results(tmp_path, experts={"prompts": 30, "decode": 10})
-    (chart,) = [chart for chart in charts(results) if chart.name == "experts"]
-    assert len(chart.boxes) == 2 * len(results.summary)
+    drawn = {chart.name: chart for chart in charts(results)}
+    chart = drawn["experts-arxiv"]
+    assert len(chart.boxes) == 2 * 8, "two rates, four systems"
     # Ten requests a run: 3 GB each with prompts, on top of them 1 GB of decode alone.
     assert {(box.y0, box.y1) for box in chart.boxes} == {(0.0, 3.0), (3.0, 4.0)}
-    assert chart.title == "Expert weights loaded per request, GB"
+    assert [text for _, text in chart.x_ticks] == ["arxiv 1/s", "arxiv 2/s"]
     assert "expert weights, GB a request" in overview(results)[0]
 
 

@@ -86,7 +86,7 @@ def sections(results: Results, charts: Sequence[Chart]) -> list[Section]:
         ("One request", "token-timeline"),
     )
     for title, name in named:
-        own = [chart for chart in rest if chart.name == name]
+        own = [chart for chart in rest if chart.name.startswith(name)]
         if own:
             made.append(Section(title, charts=own))
     own = [chart for chart in rest if chart.name.startswith("iterations-")]
