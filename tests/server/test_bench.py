@@ -177,11 +177,11 @@ def test_one_start_measures_systems_that_plan_differently(tmp_path):
     assert groups["layered"] <= {2, 3}, "three groups of eight layers"
     assert groups["fixed-2"] == {4}
     assert groups["slo"] == {8}
-    # A shaped router reaches fewer experts.
-    for system in ("stock", "layered"):
-        loads = [runs[system, name]["experts"] for name in ("shaped", "long")]
-        shaped, uniform = (x["loads"]["prompts"] / x["iterations"]["prompts"] for x in loads)
-        assert shaped < uniform
+    # A shaped router reaches fewer experts. (In a layered server's iterations decode rows reach some in
+    # the other layers, more or fewer by the time that requests take.)
+    loads = [runs["stock", name]["experts"] for name in ("shaped", "long")]
+    shaped, uniform = (x["loads"]["prompts"] / x["iterations"]["prompts"] for x in loads)
+    assert shaped < uniform
 
 
 def expect_expert_loads(experts):
