@@ -164,6 +164,9 @@ def test_one_start_measures_systems_that_plan_differently(tmp_path):
         "layered-0.log",
         "stock-0.log",
     ], "one start each"
+    warm_ups = {name: run["warm_up"] for (name, _), run in runs.items()}
+    assert warm_ups["stock"] != warm_ups["stock-256"], "each of SGLang's schedules has its own"
+    assert warm_ups["layered"] == warm_ups["fixed-2"] == warm_ups["slo"]
     # Chunks of SGLang's own schedule: 700 tokens at once, 256 in the cells of stock-256.
     log = (out / "logs" / "stock-0.log").read_text()
     assert "#new-token: 700," in log
