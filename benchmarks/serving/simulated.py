@@ -19,6 +19,7 @@ import numpy as np
 from layered_sglang.bench.cells import Point
 from layered_sglang.bench.report.data import Results, read_results
 from layered_sglang.bench.store import StoreError
+from layered_sglang.bench.system import sglang_s_schedule
 from layered_sglang.bench.table import as_markdown, points
 from layered_sglang.model_zoo import find_preset
 from layered_sglang.scheduling import CostModel, ModelShape
@@ -44,8 +45,8 @@ def system_of(described: Mapping[str, Any]) -> System | None:
         return flags[flags.index(text) + 1] if text in flags[:-1] else None
 
     if described["kind"] == "stock":
-        size = planning.get("chunked_prefill_size") or flag("chunked_prefill_size") or 8192
-        return System("mixed" if "--enable-mixed-chunk" in flags else "chunked", float(size))
+        size, mixed = sglang_s_schedule(described)
+        return System("mixed" if mixed else "chunked", float(size or 8192))
     if described["kind"] != "layered":
         return None
     values = planning or {name: flag(name) for name in (*LAYERED, "layer_group_policy")}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from layered_sglang.bench.report.data import Results, read_results
@@ -35,21 +36,41 @@ targets: [{ttft_s: 2, itl_ms: 50}, {ttft_s: 10, itl_ms: 125}]
 TIMES = {"stock": (2.0, 40), "slo-40": (0.5, 38), "slo-20": (0.8, 19), "fixed": (1.0, 20)}
 
 
-def write_results(tmp_path: Path) -> Results:
-    """A benchmark's folder below ``tmp_path``, read back."""
+def write_results(
+    tmp_path: Path,
+    repeats: Sequence[float] = (1.0,),
+    missing: Collection[tuple[str, int]] = (),
+    systems: str = "",
+    experts: Mapping[str, int] | None = None,
+) -> Results:
+    """A benchmark's folder below ``tmp_path``, read back.
+
+    Args:
+        repeats: a factor of every time and energy of each.
+        missing: systems and repeats that were not run.
+        systems: more lines below ``systems``.
+        experts: each run's loads by kind, of experts of a gigabyte.
+    """
+    tmp_path.mkdir(exist_ok=True)
     path, out = tmp_path / "s.yaml", tmp_path / "out"
-    path.write_text(SCENARIO)
+    path.write_text(SCENARIO.replace("workloads:", systems + "workloads:"))
     scenario, store = load_scenario(path), Store(out)
     store.open(scenario, path, "bench run")
-    for number, cell in enumerate(scenario.cells):
-        ttft, itl = TIMES[cell.system]
+    runs = [(r, factor, c) for r, factor in enumerate(repeats) for c in scenario.cells]
+    for number, (repeat, factor, cell) in enumerate(runs):
+        if (cell.system, repeat) in missing:
+            continue
+        ttft, itl = (factor * t for t in TIMES.get(cell.system, (1.0, 30)))
         rate = cell.rate or 1.0
-        where = {"system": cell.system, "workload": cell.workload, "repeat": 0, "rate": cell.rate}
+        where = {"system": cell.system, "workload": cell.workload, "repeat": repeat}
+        where["rate"] = cell.rate
         run = {
             **{"run": number, **where, "search": None, "duration_s": 10.0, "energy_j": 100 * ttft},
             **{"began": "2026-01-02T03:04:05+00:00", "monotonic": [0.0, 1.0], "trace": None},
             "warm_up": {},
         }
+        if experts:
+            run["experts"] = {"bytes_per_expert": 10**9, "loads": experts, "iterations": {}}
         store.append("runs.jsonl", json.dumps(run))
         for index in range(10):
             row = {

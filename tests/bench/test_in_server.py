@@ -9,10 +9,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 from layered_sglang.bench.expert_bytes import read_expert_loads
+from layered_sglang.bench.in_server import plugin
 from layered_sglang.bench.in_server.expert_loads import ExpertLoads
 from layered_sglang.bench.in_server.shaped_router import Routers, coverage
+from layered_sglang.bench.launch import make_launch
 from layered_sglang.bench.scenario import find_scenario, load_scenario
-from layered_sglang.bench.systems import make_launch
 
 
 class TopK(torch.nn.Module):
@@ -85,6 +86,26 @@ def test_a_run_s_loads_are_differences(tmp_path):
     assert read_expert_loads(path, 2.0, 9.0) == {"experts": expected}
     assert read_expert_loads(path, 10.0, 11.0) == {}
     assert read_expert_loads(tmp_path / "none", 0.0, 1.0) == {}
+
+
+def test_sglang_s_own_schedule_changes_and_goes_back_to_its_flags():
+    flags = SimpleNamespace(chunked_prefill_size=512, enable_mixed_chunk=True)
+    scheduler = SimpleNamespace(server_args=flags, chunked_prefill_size=512, is_mixed_chunk=True)
+    left = []
+
+    def tell(**values):
+        request = SimpleNamespace(server_args=values)
+        plugin._around_set_internal_state(
+            lambda _, request: left.append(request.server_args), scheduler, request
+        )
+        return scheduler.chunked_prefill_size, scheduler.is_mixed_chunk
+
+    chunks, mixed = plugin.CHUNKS_KEY, plugin.MIXED_KEY
+    assert tell(**{chunks: 8192, mixed: 0}) == (8192, False)
+    assert tell(**{mixed: 1}) == (8192, True)
+    assert tell(**{mixed: 0, "other": 2}) == (8192, False)
+    assert tell(**{chunks: plugin.AS_STARTED, mixed: plugin.AS_STARTED}) == (512, True)
+    assert left == [{}, {}, {"other": 2}, {}], "SGLang refuses keys that it does not know"
 
 
 def test_the_shaped_router_reaches_the_published_share_of_experts():

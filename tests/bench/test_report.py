@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from xml.etree import ElementTree
 
 import pytest
@@ -88,7 +89,7 @@ def test_the_report_says_what_was_measured(folder, capsys):
         assert "python -m layered_sglang.make_model tiny DIR" in content.replace("`", "")
         assert "NVIDIA X" in content
         assert "sglang 0.5.17" in content
-        assert "Warm-up of stock: 2 rounds, NOT alike at the end" in content
+        assert "Warm-up of stock, layered: 2 rounds, NOT alike at the end" in content
         assert "1.75 yes, 2 no" in content
     # Rate 1, stock: TTFT 3 and 4 s in the two repeats; layered 0.5 and 1.5 s.
     assert "| TTFT mean, ms | 3500 (3000 … 4000) | 1000 (500 … 1500)  -71% |" in text
@@ -117,7 +118,7 @@ def test_every_picture_is_there_and_well_formed(folder):
 def test_iterations_of_the_run_alone_and_their_times(folder):
     results = read_results(folder)
     run = next(run for run in results.runs if run["system"] == "layered")
-    iterations = read_iterations(Store(folder), run)
+    iterations = read_iterations(run)
     assert [i.kind for i in iterations] == ["decode", *["merged"] * 4]
     assert iterations[0].seconds == pytest.approx(0.5), "until the next one was launched"
     assert iterations[1].seconds == 0.05, "as the trace says"
@@ -125,6 +126,25 @@ def test_iterations_of_the_run_alone_and_their_times(folder):
     assert iterations[2].tokens == 700
     assert len(busiest(iterations)) == 5
     assert busiest(iterations[:1]) == ()
+
+
+def test_folders_of_one_scenario_make_one_report(folder, tmp_path, capsys):
+    other = tmp_path / "other"
+    shutil.copytree(folder, other)
+    results = read_results(folder, other)
+    assert {record["repeats"] for record in results.summary} == {4}
+    assert sorted(run["run"] for run in results.runs) == list(range(16))
+    assert len(results.rows) == 80
+    assert {r["run"] for r in results.rows} == set(range(16)), "no two runs have one number"
+    (other / "traces" / "layered-0.jsonl").unlink()
+    traced = [bool(read_iterations(run)) for run in results.runs if run["trace"]]
+    assert traced == [True] * 4 + [False] * 4, "each run's trace is in its own folder"
+    assert main(["report", str(folder), str(other)]) == 0
+    assert "wrote " + str(folder / "report.html") in capsys.readouterr().out
+    scenario = json.loads((other / "scenario.json").read_text())
+    (other / "scenario.json").write_text(json.dumps({**scenario, "name": "else"}))
+    assert main(["report", str(folder), str(other)]) == 2
+    assert "other holds results of another scenario than" in capsys.readouterr().err
 
 
 def test_rows_of_cut_off_runs_are_left_out(folder):

@@ -22,6 +22,7 @@ PROFILE = PROFILES / "h100-80gb-hbm3-qwen3-30b-a3b-fa3.json"
         ("stock", "", {}, "chunked:8192"),
         ("stock", "--chunked-prefill-size 512 --enable-mixed-chunk", {}, "mixed:512"),
         ("stock", "--enable-mixed-chunk", {"chunked_prefill_size": 2048}, "mixed:2048"),
+        ("stock", "--enable-mixed-chunk", {"enable_mixed_chunk": False}, "chunked:8192"),
         ("layered", "--itl-slo-ms 40", {}, "slo:40"),
         ("layered", "--itl-slo-ms 40", {"itl_slo_ms": 25}, "slo:25"),
         ("layered", "--itl-slo-ms 40", {"layer_group_policy": "fixed"}, "fixed:512"),

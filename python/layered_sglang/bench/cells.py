@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from layered_sglang.bench.located import Located
@@ -48,11 +48,16 @@ class Point(NamedTuple):
 
 @dataclass(frozen=True)
 class Cell:
-    """What a run measures."""
+    """What a run measures.
+
+    Attributes:
+        only_repeats: the repeats, from 0, in which it is run; None: in all.
+    """
 
     system: str
     workload: str
     rate: float | None
+    only_repeats: tuple[int, ...] | None = field(default=None, compare=False)
 
     @property
     def point(self) -> Point:
@@ -60,7 +65,7 @@ class Cell:
 
 
 def read_cells(at: Located, systems: Sequence[str], workloads: Sequence[str]) -> tuple[Cell, ...]:
-    """The scenario's ``cells``: a list of ``{workload, rates, systems}``.
+    """The scenario's ``cells``: a list of ``{workload, rates, systems, only_repeats}``.
 
     ``workload`` may be left out where there is one, ``rates`` for the workload's own, ``systems`` for
     all of them. A cell that is listed twice counts where it is first.
@@ -70,8 +75,10 @@ def read_cells(at: Located, systems: Sequence[str], workloads: Sequence[str]) ->
         workload = choose_workload(element, workloads)
         rates: tuple[float | None, ...] = element.get("rates", read_rates, (None,))
         chosen = choose_systems(element, systems)
+        only = read_repeats(element)
         element.finish()
-        cells |= {Cell(s, workload, rate): None for rate in rates for s in chosen}
+        for cell in (Cell(s, workload, rate, only) for rate in rates for s in chosen):
+            cells.setdefault(cell)
     return tuple(cells)
 
 
@@ -89,6 +96,20 @@ def choose_systems(at: Located, systems: Sequence[str]) -> tuple[str, ...]:
         return tuple(element.choice(systems) for element in node.elements())
 
     return at.get("systems", read, tuple(systems))
+
+
+def read_repeats(at: Located) -> tuple[int, ...] | None:
+    """The key ``only_repeats``: the first is 1; None where it is absent."""
+
+    def read(node: Located) -> tuple[int, ...]:
+        return tuple(element.count() - 1 for element in node.elements())
+
+    return at.get("only_repeats", read, None)
+
+
+def in_repeat(only: tuple[int, ...] | None, repeat: int) -> bool:
+    """Whether what is run in ``only`` these repeats is run in this one."""
+    return only is None or repeat in only
 
 
 def read_rates(at: Located) -> tuple[float, ...]:

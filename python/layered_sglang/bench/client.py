@@ -121,7 +121,7 @@ def prepare(
 
     Args:
         rid: the request's id; an endpoint that is not SGLang's does not get it.
-        fields: more fields of its body; mappings are put into one another.
+        fields: more fields of its body; mappings are put into one another, None leaves a field out.
     """
     path, body = _native(request, rid) if endpoint.native else _openai(request, endpoint.model)
     content = json.dumps(_merged(body, fields or {})).encode()
@@ -144,8 +144,10 @@ async def send(session: aiohttp.ClientSession, prepared: Prepared, row: Row, sta
                 row.error = f"HTTP {response.status}: {(await response.text())[:500]}"
                 return
             async for line in response.content:
-                if line.startswith(b"data: {"):
-                    _take(json.loads(line[6:]), prepared.native, row, clock)
+                # Some servers leave out the space.
+                data = line[5:].strip() if line.startswith(b"data:") else b""
+                if data.startswith(b"{"):
+                    _take(json.loads(data), prepared.native, row, clock)
     except asyncio.CancelledError:
         row.error = row.error or "cancelled"
         raise
@@ -158,6 +160,9 @@ async def send(session: aiohttp.ClientSession, prepared: Prepared, row: Row, sta
 def _merged(body: Mapping[str, Any], fields: Mapping[str, Any]) -> dict[str, Any]:
     merged = dict(body)
     for name, value in fields.items():
+        if value is None:
+            merged.pop(name, None)
+            continue
         inner = merged.get(name)
         both = isinstance(value, Mapping) and isinstance(inner, Mapping)
         merged[name] = _merged(inner, value) if both else value  # type: ignore[arg-type]
@@ -190,7 +195,12 @@ def _openai(request: Request, model: str) -> tuple[str, dict[str, Any]]:
 
 
 def _take(event: dict[str, Any], native: bool, row: Row, clock: Clock) -> None:
-    """One event of the stream."""
+    """One event of the stream.
+
+    An OpenAI endpoint that does not tell its count with every event (``continuous_usage_stats``, an
+    extension of vLLM's and SGLang's) is taken to send one token an event that has a text; what the
+    last event counts beyond them came with it.
+    """
     if event.get("error"):
         row.error = str(event["error"])[:500]
         return

@@ -13,6 +13,7 @@ from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
+from layered_sglang.bench.cells import in_repeat
 from layered_sglang.bench.console import Console
 from layered_sglang.bench.located import ScenarioError
 from layered_sglang.bench.report.write import write_picture, write_report
@@ -43,9 +44,16 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         help="another value for a key of the scenario; may be given several times",
     )
     add("--only", metavar="NAME,NAME", help="run these of its systems")
+    add("--repeat", type=int, metavar="N", help="run this one of its repeats; the first is 1")
     add("--time-limit", type=float, metavar="S", help="stop cleanly after this many seconds")
     report = commands.add_parser("report", help="write report.html, report.md and pictures")
-    report.add_argument("folder", type=Path, metavar="DIR", help="results of bench run")
+    report.add_argument(
+        "folders",
+        type=Path,
+        nargs="+",
+        metavar="DIR",
+        help="results of bench run; the first of several, all of one scenario, gets the report",
+    )
     report.add_argument(
         "--picture",
         nargs=2,
@@ -64,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     args = parse_args(argv)
     if args.command == "report":
-        return _report(args.folder, args.picture)
+        return _report(args.folders, args.picture)
     # However the run is ended, its servers end too; a shell's background job ignores SIGINT.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
@@ -79,7 +87,7 @@ def _run(args: argparse.Namespace, command: Sequence[str]) -> int:
     started = time.monotonic()
     path = find_scenario(args.scenario)
     scenario = load_scenario(path, args.overrides)
-    chosen = _only(scenario, args.only)
+    chosen = _one_repeat(_only(scenario, args.only), args.repeat)
     stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
     store = Store(args.output or Path(f"bench-{scenario.name}-{stamp}"))
     store.open(scenario, path, shlex.join(command))
@@ -100,13 +108,13 @@ def _run(args: argparse.Namespace, command: Sequence[str]) -> int:
     return status
 
 
-def _report(folder: Path, picture: Sequence[str] | None) -> int:
+def _report(folders: Sequence[Path], picture: Sequence[str] | None) -> int:
     try:
         if picture:
-            write_picture(folder, picture[0], Path(picture[1]))
+            write_picture(folders, picture[0], Path(picture[1]))
             written = [Path(picture[1])]
         else:
-            written = write_report(folder)
+            written = write_report(folders)
     except StoreError as error:
         print(f"bench: {error}", file=sys.stderr)
         return 2
@@ -129,6 +137,28 @@ def _only(scenario: Scenario, names: str | None) -> Scenario:
     ]
     cells = tuple(cell for cell in scenario.cells if cell.system in wanted)
     return replace(scenario, cells=cells, searches=tuple(searches))
+
+
+def _one_repeat(scenario: Scenario, number: int | None) -> Scenario:
+    """The scenario with what is run in its repeat ``number``, which counts from 1."""
+    if number is None:
+        return scenario
+    if not 1 <= number <= scenario.repeats:
+        raise ScenarioError(f"--repeat {number}: there are {scenario.repeats}, the first is 1")
+    repeat = number - 1
+    return replace(
+        scenario,
+        cells=tuple(
+            replace(cell, only_repeats=(repeat,))
+            for cell in scenario.cells
+            if in_repeat(cell.only_repeats, repeat)
+        ),
+        searches=tuple(
+            replace(search, only_repeats=(repeat,))
+            for search in scenario.searches
+            if in_repeat(search.only_repeats, repeat)
+        ),
+    )
 
 
 def _print_summary(scenario: Scenario, store: Store, console: Console) -> None:

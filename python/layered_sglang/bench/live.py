@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from layered_sglang.bench.client import Endpoint
-from layered_sglang.bench.in_server.plugin import CHUNKS_KEY, ROUTER_KEY
+from layered_sglang.bench.in_server.plugin import AS_STARTED, CHUNKS_KEY, MIXED_KEY, ROUTER_KEY
+from layered_sglang.bench.launch import Launch
 from layered_sglang.bench.measure import fetch
-from layered_sglang.bench.systems import Launch
-from layered_sglang.bench.under_test import CHUNK_SIZE, System
+from layered_sglang.bench.system import CHUNK_SIZE, MIXED, System
 from layered_sglang.bench.workload import ROUTERS, Workload
 from layered_sglang.local_server import Server
 
@@ -34,20 +34,24 @@ class Live:
     Attributes:
         system: the one that it was started for.
         server: its process, None where it was not started here.
-        warm_up: what was seen of the warm-up.
+        warm_ups: what was seen of the warm-up, by system; the others had none of their own.
     """
 
     system: System
     endpoint: Endpoint
     server: Server | None
     launch: Launch | None
-    warm_up: dict[str, object] = field(default_factory=dict)
+    warm_ups: dict[str, dict[str, object]] = field(default_factory=dict)
     _planning: Any = None
 
     @property
     def url(self) -> str | None:
         """Of the SGLang server that was started here."""
         return self.server.url if self.server else None
+
+    def warm_up_of(self, system: str) -> dict[str, object]:
+        """What was seen of the warm-up that a system's runs come after."""
+        return self.warm_ups.get(system) or self.warm_ups.get(self.system.name, {})
 
     def prepare(self, system: System, workload: Workload, switches: bool) -> None:
         """Make the server ready for a run of ``system``: its policy, its router, an empty cache.
@@ -61,15 +65,21 @@ class Live:
         if self.url is None:
             return
         if switches:
-            self._plan(system)
+            self.plan(system)
         if self.launch is not None and self.launch.shapes_router:
             self._set(ROUTER_KEY, int(workload.router != ROUTERS[0]))
         self._flush()
 
-    def _plan(self, system: System) -> None:
+    def plan(self, system: System) -> None:
+        """Make the server plan as ``system`` does.
+
+        Raises:
+            SwitchRefused: what the server answered.
+        """
         assert self.url is not None
         if system.kind == "stock":
-            self._set(CHUNKS_KEY, system.planning.get(CHUNK_SIZE, 0))
+            self._set(CHUNKS_KEY, system.planning.get(CHUNK_SIZE, AS_STARTED))
+            self._set(MIXED_KEY, int(system.planning.get(MIXED, AS_STARTED)))
             return
         if self._planning is None:
             self._planning = call(self.url + PLANNING, "GET")["start"]

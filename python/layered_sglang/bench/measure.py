@@ -152,6 +152,14 @@ def server_info(url: str) -> dict[str, Any]:
     return info
 
 
+def first_model(url: str) -> str:
+    """The first model that an OpenAI-compatible endpoint lists, or ``default``."""
+    try:
+        return str(json.loads(fetch(url + "/v1/models") or "")["data"][0]["id"])
+    except (ValueError, LookupError, TypeError):
+        return "default"
+
+
 def fetch(url: str, method: str = "GET", seconds: float = 5.0) -> str | None:
     """The body of a successful answer, or None."""
     try:

@@ -114,7 +114,7 @@ class Runner:
             "duration_s": round(duration, 4),
             "monotonic": [start, end],
             "trace": live.launch.trace.name if live.launch and live.launch.trace else None,
-            "warm_up": live.warm_up,
+            "warm_up": live.warm_up_of(cell.system),
             **measured,
         }
         self._store.append("runs.jsonl", json.dumps(record))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from layered_sglang.bench.cells import choose_systems, choose_workload
+from layered_sglang.bench.cells import choose_systems, choose_workload, read_repeats
 from layered_sglang.bench.client import Row
 from layered_sglang.bench.located import Located
 from layered_sglang.bench.target import Target
@@ -22,6 +22,7 @@ class Search:
         low, high, step: the rates it chooses from, requests per second.
         steps: most runs of a system.
         start: by system, where to look first; without one in the middle.
+        only_repeats: the repeats, from 0, in which it is made; None: in all.
     """
 
     workload: str
@@ -33,6 +34,7 @@ class Search:
     attainment: float = 0.9
     steps: int = 5
     start: Mapping[str, float] = field(default_factory=dict)
+    only_repeats: tuple[int, ...] | None = None
 
     def rates(self) -> list[float]:
         """Ascending; ``low`` and at most ``high``."""
@@ -66,6 +68,7 @@ def _read(
         at.get("attainment", Located.positive, Search.attainment),
         at.get("steps", Located.count, Search.steps),
         at.get("start", lambda node: _read_start(node, systems), {}),
+        read_repeats(at),
     )
     at.finish()
     if search.attainment > 1:

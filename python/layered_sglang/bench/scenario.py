@@ -11,8 +11,8 @@ from layered_sglang.bench import located
 from layered_sglang.bench.cells import Cell, read_cells, read_rates
 from layered_sglang.bench.located import NAME, Located, ScenarioError
 from layered_sglang.bench.rate_search import Search, read_searches
+from layered_sglang.bench.system import System, read_flags, read_systems
 from layered_sglang.bench.target import Target, read_targets
-from layered_sglang.bench.under_test import System, read_flags, read_systems
 from layered_sglang.bench.workload import ROUTERS, Workload, read_workload
 from layered_sglang.model_zoo import PRESETS, UnknownPresetError, find_preset
 

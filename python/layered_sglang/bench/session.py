@@ -9,17 +9,17 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from layered_sglang.bench.cells import Cell
+from layered_sglang.bench.cells import Cell, in_repeat
 from layered_sglang.bench.client import Endpoint
 from layered_sglang.bench.console import Console
+from layered_sglang.bench.launch import Launch, describe_systems, make_launch, write_model_folder
 from layered_sglang.bench.live import Live, SwitchRefused
-from layered_sglang.bench.measure import Gpus, server_info
+from layered_sglang.bench.measure import Gpus, first_model, server_info
 from layered_sglang.bench.one_run import Runner
 from layered_sglang.bench.rate_search import Search, search_rate
 from layered_sglang.bench.scenario import Scenario
 from layered_sglang.bench.store import Store
-from layered_sglang.bench.systems import Launch, describe_systems, make_launch, write_model_folder
-from layered_sglang.bench.under_test import System
+from layered_sglang.bench.system import System
 from layered_sglang.bench.warm_up import WarmUpFailed, warm_up
 from layered_sglang.local_server import ServerFailed, running_server
 
@@ -103,13 +103,14 @@ class Session:
         if self._scenario.resident == "one":
             for system in wanted[:: 1 if life % 2 == 0 else -1]:
                 with ExitStack() as stack:
-                    live = self._enter(stack, system, life)
+                    live = self._enter(stack, system, life, repeats)
                     for repeat in repeats:
                         if live is None or not self._runs(live, repeat):
                             break
             return
         with ExitStack() as stack:
-            up = [live for s in wanted if (live := self._enter(stack, s, life)) is not None]
+            entered = [self._enter(stack, system, life, repeats) for system in wanted]
+            up = [live for live in entered if live is not None]
             for repeat in repeats:
                 for live in up[:: 1 if repeat % 2 == 0 else -1]:
                     if not self._runs(live, repeat):
@@ -121,6 +122,7 @@ class Session:
             cell
             for cell in self._scenario.cells
             if self._scenario.system(cell.system).server == server.name
+            and in_repeat(cell.only_repeats, repeat)
             and (cell, repeat) not in self._done
             and cell.system not in self._failed
         ]
@@ -132,35 +134,62 @@ class Session:
             for search in self._scenario.searches
             for name in search.systems
             if self._scenario.system(name).server == server.name
+            and in_repeat(search.only_repeats, repeat)
             and (name, repeat, search.workload, search.target.name) not in self._searched
             and name not in self._failed
         ]
 
-    def _enter(self, stack: ExitStack, system: System, life: int) -> Live | None:
+    def _enter(
+        self, stack: ExitStack, system: System, life: int, repeats: Sequence[int]
+    ) -> Live | None:
         """The system's server, started and warm; None when that failed, which is noted."""
         try:
             live = stack.enter_context(self._started(system, life))
-            live.warm_up = warm_up(
-                self._scenario,
-                live.endpoint,
-                self._prefixed(system.name),
-                lambda: self._check(live),
-            )
+            systems = self._to_warm_up(system, repeats)
+            for other in systems:
+                if len(systems) > 1 or other.planning:
+                    live.plan(other)
+                self._warm_up(live, other)
+            return live
         except ServerFailed as failure:
             self._fail_server(system, str(failure), failure.log_end)
-        except WarmUpFailed as failure:
+        except (WarmUpFailed, SwitchRefused) as failure:
             self._fail_server(system, str(failure))
-        else:
-            unstable = "" if live.warm_up["stable"] else ", not yet stable"
-            seconds = ", ".join(f"{s:.1f}" for s in live.warm_up["seconds"])  # type: ignore[attr-defined]
-            self._console.line(f"{system.name}: ready; warm-up rounds took {seconds} s{unstable}")
-            return live
         return None
+
+    def _to_warm_up(self, server: System, repeats: Sequence[int]) -> list[System]:
+        """Systems that need a warm-up of their own: SGLang's schedules run other kernels each."""
+        wanted = {
+            name
+            for repeat in repeats
+            for name in (
+                *(cell.system for cell in self._open(server, repeat)),
+                *(name for _, name in self._to_search(server, repeat)),
+            )
+        }
+        systems = [system for system in self._scenario.systems if system.name in wanted]
+        if server.kind == "stock" and any(system.planning for system in systems):
+            return systems
+        return [server]
+
+    def _warm_up(self, live: Live, system: System) -> None:
+        seen = warm_up(
+            self._scenario,
+            live.endpoint,
+            self._prefixed(system.name),
+            lambda: self._check(live),
+            system.request,
+        )
+        live.warm_ups[system.name] = seen
+        unstable = "" if seen["stable"] else ", not yet stable"
+        seconds = ", ".join(f"{s:.1f}" for s in seen["seconds"])  # type: ignore[attr-defined]
+        self._console.line(f"{system.name}: ready; warm-up rounds took {seconds} s{unstable}")
 
     @contextmanager
     def _started(self, system: System, life: int) -> Iterator[Live]:
         if system.kind == "url":
-            yield Live(system, Endpoint(system.url, False, system.model), None, None)
+            model = system.model or first_model(system.url)
+            yield Live(system, Endpoint(system.url, False, model), None, None)
             return
         name = f"{system.name}-{life}"
         trace = (self._store.folder / "traces" / f"{name}.jsonl").absolute()

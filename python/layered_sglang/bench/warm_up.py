@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
+from typing import Any
 
 from layered_sglang.bench.client import Endpoint, Row, new_rid
 from layered_sglang.bench.drive import Progress, drive
@@ -26,14 +27,21 @@ class WarmUpFailed(Exception):
 
 
 def warm_up_requests(scenario: Scenario, round_index: int) -> list[Request]:
-    """A round: prompts spread over the workloads' lengths, the longest and shortest among them."""
+    """A round: prompts spread over the workloads' lengths, the longest and shortest among them.
+
+    The next round has the next lengths: kernels are compiled for more than the first round's sizes.
+    """
     lengths = sorted(
         (prompt + (w.shared_prefix.tokens if w.shared_prefix else 0), output)
         for w in scenario.workloads.values()
         for prompt, output in islice(make_lengths(w), SAMPLE)
     )
     count = min(scenario.warm_up.requests, len(lengths))
-    chosen = [lengths[i * (len(lengths) - 1) // max(1, count - 1)] for i in range(count)]
+    step = (len(lengths) - 1) / max(1, count - 1)
+    places = [round(i * step) for i in range(count)]
+    later = (round_index - 1) % max(1, int(step))
+    places[1:-1] = [place + later for place in places[1:-1]]
+    chosen = [lengths[place] for place in places]
     rng = random.Random(f"warm-up {round_index}")
     # The same order in each round: short and long ones beside one another.
     random.Random(0).shuffle(chosen)
@@ -64,8 +72,14 @@ def warm_up(
     endpoint: Endpoint,
     show: Callable[[str], None],
     check: Callable[[], None],
+    fields: Mapping[str, Any] | None = None,
 ) -> dict[str, object]:
     """Send rounds until they are alike or there were the most allowed.
+
+    Args:
+        show: told how far it is.
+        check: called a few times a second; what it raises ends it.
+        fields: more fields of every request.
 
     Returns:
         What to record: seconds of each round's answers, its longest gap, whether they became alike.
@@ -84,9 +98,11 @@ def warm_up(
         def report(progress: Progress, number: int = number, count: int = len(rows)) -> None:
             show(f"warm-up, round {number}: {progress.done} of {count} answered")
 
-        asyncio.run(
-            drive(endpoint, requests, rows, scenario.request_seconds, report, lambda _: None, check)
+        sending = drive(
+            *(endpoint, requests, rows, scenario.request_seconds),
+            *(report, lambda _: None, check, fields),
         )
+        asyncio.run(sending)
         errors = [row.error for row in rows if row.error]
         if errors:
             raise WarmUpFailed(f"{len(errors)} of {len(rows)} warm-up requests failed: {errors[0]}")

@@ -11,11 +11,16 @@ from typing import Any
 EXPERTS_ENV = "LAYERED_SGLANG_BENCH_EXPERTS"
 #: Set where the router may be shaped, so that dummy weights route about as a trained model's.
 ROUTER_ENV = "LAYERED_SGLANG_BENCH_ROUTER"
-#: Set where the chunk size may be changed.
+#: Set where SGLang's own schedule may be changed.
 CHUNKS_ENV = "LAYERED_SGLANG_BENCH_CHUNKS"
-#: Keys of SGLang's ``/set_internal_state``: 1 shapes the router, 0 makes it what it was; SGLang's own
-#: schedule cuts prompts at so many tokens from now on, 0: where the server's flags say.
-ROUTER_KEY, CHUNKS_KEY = "bench_router_shaped", "bench_chunked_prefill_size"
+#: Keys of SGLang's ``/set_internal_state``, which takes numbers: 1 shapes the router, 0 makes it what it
+#: was; SGLang's own schedule cuts prompts at so many tokens from now on; it mixes decode rows with
+#: them (1) or not (0).
+ROUTER_KEY = "bench_router_shaped"
+CHUNKS_KEY = "bench_chunked_prefill_size"
+MIXED_KEY = "bench_mixed_chunk"
+#: For the last two: as the server's flags say.
+AS_STARTED = -1
 
 ENTRY_POINT = "layered_sglang_bench = layered_sglang.bench.in_server.plugin:activate"
 
@@ -61,11 +66,18 @@ def _after_load_model(result: Any, runner: Any, *args: Any, **kwargs: Any) -> An
 
 def _around_set_internal_state(original: Any, scheduler: Any, request: Any) -> Any:
     """SGLang hands the request to every rank; each shapes its own copy of the routers."""
-    shaped, chunk = (request.server_args.pop(key, None) for key in (ROUTER_KEY, CHUNKS_KEY))
+    asked, started = request.server_args, scheduler.server_args
+    shaped = asked.pop(ROUTER_KEY, None)
     if shaped is not None and _routers is not None:
         _routers.set(bool(shaped))
+    chunk, mixed = asked.pop(CHUNKS_KEY, None), asked.pop(MIXED_KEY, None)
     if chunk is not None:
-        scheduler.chunked_prefill_size = chunk or scheduler.server_args.chunked_prefill_size
+        size = started.chunked_prefill_size if chunk == AS_STARTED else chunk
+        scheduler.chunked_prefill_size = size
+    if mixed is not None:
+        scheduler.is_mixed_chunk = bool(
+            started.enable_mixed_chunk if mixed == AS_STARTED else mixed
+        )
     return original(scheduler, request)
 
 

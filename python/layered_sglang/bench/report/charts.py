@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from layered_sglang.bench.cells import Point
-from layered_sglang.bench.report.chart import Box, Chart, Series
+from layered_sglang.bench.report.bars import energy_charts, expert_charts
+from layered_sglang.bench.report.chart import Chart, Series
 from layered_sglang.bench.report.data import Record, Results
 from layered_sglang.bench.report.iterations import iteration_charts
 from layered_sglang.bench.report.trade_off import trade_off_charts
@@ -24,7 +25,7 @@ def charts(results: Results) -> list[Chart]:
     for workload in dict.fromkeys(point.workload for point in points(results.summary)):
         made += [*_pareto(results, workload), *_attainment(results, workload)]
     made += trade_off_charts(results)
-    made += [*_energy(results), *_experts(results)]
+    made += [*energy_charts(results), *expert_charts(results)]
     for point in points(results.summary)[:1]:
         made += _token_timeline(results, point)
     return made + iteration_charts(results)
@@ -68,8 +69,8 @@ def _cdf(values: Sequence[float]) -> list[tuple[float, float]]:
 
 def _pareto(results: Results, workload: str) -> list[Chart]:
     """Mean TTFT against P99 ITL: a system's line goes from rate to rate."""
-    series = []
-    for colour, name in enumerate(results.names):
+    series: list[Series] = []
+    for name in _swept(results, workload):
         places, labels = [], []
         for point in _points_of(results, workload):
             values = results.metrics(name, point)
@@ -77,7 +78,7 @@ def _pareto(results: Results, workload: str) -> list[Chart]:
                 places.append((values["mean_ttft_ms"] / 1000, values["p99_itl_ms"]))
                 labels.append(name if point.rate is None else f"{point.rate:g}/s")
         if places:
-            series.append(Series(name, places, colour, True, labels))
+            series.append(Series(name, places, len(series), True, labels))
     if not series:
         return []
     return [
@@ -92,6 +93,13 @@ def _pareto(results: Results, workload: str) -> list[Chart]:
     ]
 
 
+def _swept(results: Results, workload: str) -> list[str]:
+    """Systems that were measured at several rates; all of them where none was."""
+    found = _points_of(results, workload)
+    names = [n for n in results.names if sum(n in results.at(point) for point in found) > 1]
+    return names or results.names
+
+
 def _points_of(results: Results, workload: str) -> list[Point]:
     return [point for point in points(results.summary) if point.workload == workload]
 
@@ -104,7 +112,7 @@ def _attainment(results: Results, workload: str) -> list[Chart]:
     made = []
     for number, target in enumerate(results.targets):
         series = []
-        for colour, name in enumerate(results.names):
+        for colour, name in enumerate(_swept(results, workload)):
             places = [
                 (point.rate or 0.0, 100 * attainment(rows, target))
                 for point in swept
@@ -122,74 +130,6 @@ def _attainment(results: Results, workload: str) -> list[Chart]:
             )
         )
     return made
-
-
-def _energy(results: Results) -> list[Chart]:
-    """Joules a token, a bar for each system and rate."""
-    bars = _bars(results, ("mj_per_token",))
-    if not bars:
-        return []
-    return [
-        Chart(
-            name="energy",
-            title="Energy of the GPUs, mJ per prompt and output token",
-            x_label=_bars_label(results),
-            y_label="mJ per token",
-            boxes=bars,
-            x_ticks=_bars_ticks(bars),
-            legend=[(name, i) for i, name in enumerate(results.names)],
-            note="NVML's counter over the run, idle power included.",
-        )
-    ]
-
-
-def _experts(results: Results) -> list[Chart]:
-    """Expert weights loaded per request."""
-    bars = _bars(results, ("expert_gb_prompts", "expert_gb_decode"))
-    if not bars:
-        return []
-    return [
-        Chart(
-            name="experts",
-            title="Expert weights loaded in a run, GB",
-            x_label=_bars_label(results),
-            y_label="GB",
-            boxes=bars,
-            x_ticks=_bars_ticks(bars),
-            legend=[(name, i) for i, name in enumerate(results.names)],
-            note="Full colour: iterations with prompt tokens in some layer; pale: decode alone. One GPU.",
-        )
-    ]
-
-
-def _bars(results: Results, keys: Sequence[str]) -> list[Box]:
-    """A bar for each point and system that has the figures ``keys``, these on top of one another."""
-    boxes: list[Box] = []
-    place = 0
-    for point in points(results.summary):
-        for colour, name in enumerate(results.names):
-            values = results.metrics(name, point)
-            if keys[0] not in values:
-                continue
-            foot = 0.0
-            for number, key in enumerate(keys):
-                what = f"{name}, {point.short}" if point.short else name
-                text = f"{what}: {values[key]:.1f}"
-                top = foot + values[key]
-                boxes.append(Box(place + 0.15, place + 0.85, foot, top, colour, text, number > 0))
-                foot = top
-            place += 1
-    return boxes
-
-
-def _bars_ticks(bars: Sequence[Box]) -> list[tuple[float, str]]:
-    places = dict.fromkeys((bar.x0 + bar.x1) / 2 for bar in bars)
-    names = {(bar.x0 + bar.x1) / 2: bar.text.rsplit(":", 1)[0] for bar in bars}
-    return [(place, names[place].rsplit(", ", 1)[-1]) for place in places]
-
-
-def _bars_label(results: Results) -> str:
-    return "requests per second" if points(results.summary)[0].rate is not None else ""
 
 
 def _token_timeline(results: Results, point: Point) -> list[Chart]:

@@ -17,13 +17,14 @@ Record = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Results:
-    """A benchmark's folder.
+    """A benchmark's results.
 
     Attributes:
+        folder: where the report goes.
         scenario: as ``store.describe`` wrote it.
         machine, systems: of systems.json.
         rows: of these runs.
-        runs: the complete ones of cells; those of searches end early.
+        runs: the complete ones of cells, each with its ``folder``; those of searches end early.
         summary: see ``summary.summarise``.
         failures, searches: the lines of their files.
         commands: how the benchmark was called.
@@ -55,45 +56,84 @@ class Results:
     def rows_of(self, system: str, point: Point) -> list[Record]:
         return [row for row in self.rows if row["system"] == system and Point.of(row) == point]
 
-    def metrics(self, system: str, point: Point) -> dict[str, float]:
-        """The medians over repeats; empty where it was not measured."""
+    def figures(self, system: str, point: Point) -> Mapping[str, Mapping[str, float]]:
+        """Each metric's ``median``, ``low`` and ``high`` over repeats; empty where not measured."""
         for record in self.summary:
             if record["system"] == system and Point.of(record) == point:
-                return {key: value["median"] for key, value in record["metrics"].items()}
+                found: Mapping[str, Mapping[str, float]] = record["metrics"]
+                return found
         return {}
 
+    def metrics(self, system: str, point: Point) -> dict[str, float]:
+        """The medians over repeats; empty where it was not measured."""
+        return {key: value["median"] for key, value in self.figures(system, point).items()}
 
-def read_results(folder: Path) -> Results:
-    """Read a folder.
+
+def read_results(folder: Path, *others: Path) -> Results:
+    """Read a folder, and others that hold more repeats or cells of the same scenario.
+
+    The machine and its versions are the first one's.
 
     Raises:
-        StoreError: it holds no results.
+        StoreError: one of them holds no results, or those of another scenario.
     """
-    store = Store(folder)
-    try:
-        scenario, described = store.read("scenario.json"), store.read("systems.json")
-    except (OSError, ValueError) as error:
-        raise StoreError(f"{folder} holds no results of bench run: {error}") from error
-    runs = [run for run in store.lines("runs.jsonl") if run["search"] is None]
-    searches = store.lines("searches.jsonl")
+    scenario, described = _described(folder)
+    runs: list[Record] = []
+    rows: list[Record] = []
+    systems: dict[str, Any] = {}
+    for each in (folder, *others):
+        own, told = _described(each)
+        if own != scenario:
+            raise StoreError(f"{each} holds results of another scenario than {folder}")
+        systems |= told["systems"]
+        found = _complete(each, len(runs))
+        runs, rows = runs + found[0], rows + found[1]
+    stores = [Store(each) for each in (folder, *others)]
+    searches = [line for store in stores for line in store.lines("searches.jsonl")]
     if not runs and not searches:
         raise StoreError(f"{folder} holds no complete run yet")
-    complete = {run["run"] for run in runs}
-    rows = [row for row in store.lines("rows.jsonl") if row["run"] in complete]
     targets = tuple(Target(**target) for target in scenario["targets"])
     order = [system["name"] for system in scenario["systems"]]
     runs.sort(key=lambda run: order.index(run["system"]))
-    commands = (folder / "commands.txt").read_text(encoding="utf-8").splitlines()
     return Results(
         folder=folder,
         scenario=scenario,
         machine=described["machine"],
-        systems=described["systems"],
+        systems=systems,
         targets=targets,
         rows=rows,
         runs=runs,
         summary=summarise(rows, runs, targets, scenario.get("short_prompt_tokens")),
-        failures=store.lines("failures.jsonl"),
+        failures=[line for store in stores for line in store.lines("failures.jsonl")],
         searches=searches,
-        commands=commands,
+        commands=[
+            line
+            for store in stores
+            for line in (store.folder / "commands.txt").read_text(encoding="utf-8").splitlines()
+        ],
     )
+
+
+def _complete(folder: Path, first: int) -> tuple[list[Record], list[Record]]:
+    """A folder's complete runs of cells, numbered from ``first`` on, and their rows."""
+    store, numbers = Store(folder), {}
+    runs: list[Record] = []
+    for run in store.lines("runs.jsonl"):
+        if run["search"] is None:
+            numbers[run["run"]] = number = first + len(runs)
+            runs.append({**run, "run": number, "folder": str(folder)})
+    rows: list[Record] = [
+        {**row, "run": numbers[row["run"]]}
+        for row in store.lines("rows.jsonl")
+        if row["run"] in numbers
+    ]
+    return runs, rows
+
+
+def _described(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A folder's scenario.json and systems.json."""
+    store = Store(folder)
+    try:
+        return store.read("scenario.json"), store.read("systems.json")
+    except (OSError, ValueError) as error:
+        raise StoreError(f"{folder} holds no results of bench run: {error}") from error

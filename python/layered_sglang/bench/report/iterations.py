@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -43,18 +44,18 @@ class Iteration:
     decode: int
 
 
-def read_iterations(store: Store, run: Record) -> list[Iteration]:
+def read_iterations(run: Record) -> list[Iteration]:
     """The iterations of a run, by their launch; empty where its server wrote none."""
     if not run.get("trace"):
         return []
     begin, end = run["monotonic"]
     lines = [
         line
-        for line in store.lines(f"traces/{run['trace']}")
+        for line in Store(Path(run["folder"])).lines(f"traces/{run['trace']}")
         if begin <= line.get("time", -1.0) <= end
     ]
     lines.sort(key=lambda line: line["time"])
-    following = [line["time"] for line in lines[1:]] + [end]
+    following = [*(line["time"] for line in lines[1:]), end][: len(lines)]
     return [_iteration(line, after) for line, after in zip(lines, following, strict=True)]
 
 
@@ -78,10 +79,9 @@ def _iteration(line: dict[str, Any], after: float) -> Iteration:
 
 def iteration_table(results: Results) -> list[list[str]]:
     """Cells: how many iterations of each kind, and their milliseconds; empty without a trace."""
-    store = Store(results.folder)
     found: dict[tuple[str, str], list[Iteration]] = {}
     for run in results.runs:
-        for iteration in read_iterations(store, run):
+        for iteration in read_iterations(run):
             found.setdefault((run["system"], iteration.kind), []).append(iteration)
     if not found:
         return []
@@ -100,10 +100,10 @@ def iteration_table(results: Results) -> list[list[str]]:
 
 def iteration_charts(results: Results) -> list[Chart]:
     """For each system with a trace: the layers of some iterations of its first run."""
-    store, made = Store(results.folder), []
+    made = []
     for name in results.names:
         run = next(run for run in results.runs if run["system"] == name)
-        shown = busiest(read_iterations(store, run))
+        shown = busiest(read_iterations(run))
         if shown:
             made.append(_chart(name, shown))
     return made

@@ -27,12 +27,13 @@ ATTAINED = 0.9
 
 
 def overview(results: Results) -> list[list[str]]:
-    """Cells: a row for each point and system, its share within the first target last."""
+    """Cells: a row for each point and system with the number of its runs, its shares within the
+    first two targets last."""
     known = {name for record in results.summary for name in record["metrics"]}
     columns = [column for column in COLUMNS if column[0] in known]
-    for target in results.targets[:1]:
+    for target in results.targets[:2]:
         columns.append((f"attainment: {target.name}", f"within {target.name}, %", 0, 100.0))
-    cells = [["", *(heading for _, heading, _, _ in columns)]]
+    cells = [["", "runs", *(heading for _, heading, _, _ in columns)]]
     for point in points(results.summary):
         for name in results.at(point):
             record = next(
@@ -41,13 +42,15 @@ def overview(results: Results) -> list[list[str]]:
             cells.append(
                 [
                     f"{point.short} {name}".strip(),
-                    *(_cell(record["metrics"].get(key), d, f) for key, _, d, f in columns),
+                    str(record["repeats"]),
+                    *(describe_cell(record["metrics"].get(key), d, f) for key, _, d, f in columns),
                 ]
             )
     return cells
 
 
-def _cell(value: Mapping[str, Any] | None, digits: int, factor: float) -> str:
+def describe_cell(value: Mapping[str, Any] | None, digits: int, factor: float) -> str:
+    """A median with its spread over repeats, or a dash."""
     if value is None:
         return "–"
     median, low, high = (f"{value[key] * factor:.{digits}f}" for key in ("median", "low", "high"))

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from layered_sglang.bench.cells import Point
 from layered_sglang.bench.report.data import Results
+from layered_sglang.bench.system import sglang_s_schedule
 from layered_sglang.bench.table import points
 from layered_sglang.bench.target import Target
 
@@ -62,14 +63,58 @@ RATES = {
 }
 
 
+#: The paper's chunked prefill: tokens a chunk, decode rows beside them.
+CHUNKED = (512, True)
+
+#: Of chunked prefill with chunks of 2048 tokens to that with 512, on arXiv lengths.
+CHUNKS = (
+    _figure("expert_gb_per_request", "expert weights a request", 955, 304, "GB", 0),
+    _figure("mj_per_token", "energy a token", 60.2, 32.4, "mJ", 1),
+    _figure("p99_itl_ms", "TBT P99", 48, 129, "ms", 0),
+)
+
+
+def chunks_beside_the_paper(results: Results) -> list[list[str]]:
+    """Cells: what longer chunks change, the paper's and ours; empty where the two were not measured."""
+    settings = {
+        sglang_s_schedule(system): system["name"]
+        for system in results.scenario["systems"]
+        if system["kind"] == "stock"
+    }
+    short, long = settings.get(CHUNKED), settings.get((2048, True))
+    if short is None or long is None or results.scenario["model"]["preset"] != "qwen3-30b-a3b":
+        return []
+    columns = [
+        point
+        for point in points(results.summary)
+        if {short, long} <= set(results.at(point)) and _kind(point) == "arxiv"
+    ]
+    if not columns:
+        return []
+    cells = [["", "the paper", "change", *(point.short for point in columns)]]
+    for figure in CHUNKS:
+        changes = [_change(results, figure.metric, short, long, point) for point in columns]
+        row = [f"chunks 512 → 2048: {figure.heading}", figure.said, f"{figure.change:+.0%}"]
+        cells.append(row + changes)
+    return cells
+
+
 def beside_the_paper(results: Results) -> list[list[str]]:
     """Cells: a row for each of the paper's figures, a column for each point and layered system.
 
-    Changes are to the scenario's first stock system. Empty where the paper has nothing comparable.
+    Changes are to the paper's setting of chunked prefill, or else to the scenario's first stock system.
+    Numbers of layer groups are left out: the paper's grow with the prompt. Empty where the paper has
+    nothing comparable.
     """
     systems = results.scenario["systems"]
-    base = next((s["name"] for s in systems if s["kind"] == "stock"), None)
-    ours = [s["name"] for s in systems if s["kind"] == "layered"]
+    stock = [s for s in systems if s["kind"] == "stock"]
+    alike = [s for s in stock if sglang_s_schedule(s) == CHUNKED]
+    base = next((s["name"] for s in [*alike, *stock]), None)
+    ours = [
+        s["name"]
+        for s in systems
+        if s["kind"] == "layered" and "num_layer_groups" not in s["planning"]
+    ]
     columns = [
         (point, name)
         for point in points(results.summary)

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from layered_sglang.bench.report.ablation import ablations
 from layered_sglang.bench.report.chart import Chart
 from layered_sglang.bench.report.data import Results
 from layered_sglang.bench.report.iterations import iteration_table
 from layered_sglang.bench.report.overview import ATTAINED, overview, within_targets
-from layered_sglang.bench.report.paper import beside_the_paper
+from layered_sglang.bench.report.paper import beside_the_paper, chunks_beside_the_paper
+from layered_sglang.bench.report.ratios import ratios
 from layered_sglang.bench.table import points, table
 from layered_sglang.model_zoo import PRESETS
 
@@ -24,9 +26,14 @@ _RATES = (
     f"The highest of the measured rates at which {ATTAINED:.0%} of the requests were within a target; "
     "≥: there was no higher one."
 )
+_RATIOS = (
+    "Ratios within a repeat: the median over repeats (lowest … highest). Below 1 layered prefill is "
+    "better. All systems got the same requests."
+)
 _PAPER = (
     "Changes that layered prefill makes: in the paper (arXiv 2510.08055: two H100s, tensor parallelism "
-    "of 2, trained weights) to chunks of 512 tokens, here to the first of SGLang's settings."
+    "of 2, trained weights) to mixed chunks of 512 tokens, here to the same, or else to the first of "
+    "SGLang's settings."
 )
 
 
@@ -47,12 +54,21 @@ def sections(results: Results, charts: Sequence[Chart]) -> list[Section]:
     made = [Section("What was measured", items=_what(results))]
     if len(results.summary) > 1:
         made.append(Section("Overview", cells=overview(results)))
+    over = ratios(results)
+    if over:
+        made.append(Section("Layered prefill over SGLang's settings", [_RATIOS], over))
     rates = within_targets(results)
     if rates:
         made.append(Section("Rates within the targets", [_RATES], rates))
     paper = beside_the_paper(results)
     if paper:
         made.append(Section("Beside the paper", [_PAPER], paper))
+    chunks = chunks_beside_the_paper(results)
+    if chunks:
+        made.append(Section("SGLang's chunk sizes beside the paper", cells=chunks))
+    values = ablations(results)
+    if values:
+        made.append(Section("One value varied", cells=values))
     for point in points(results.summary):
         names = [f"{name}{point.suffix}" for name in ("trade-off", "cdf-ttft", "cdf-itl")]
         own = [c for c in charts if c.name in names]
@@ -70,7 +86,7 @@ def sections(results: Results, charts: Sequence[Chart]) -> list[Section]:
         ("One request", "token-timeline"),
     )
     for title, name in named:
-        own = [chart for chart in rest if chart.name == name]
+        own = [chart for chart in rest if chart.name.startswith(name)]
         if own:
             made.append(Section(title, charts=own))
     own = [chart for chart in rest if chart.name.startswith("iterations-")]
@@ -106,13 +122,32 @@ def _what(results: Results) -> list[str]:
     items.append(
         f"Repeats: {repeats}, {scenario['repeats_per_start']} within one start of a server; {life}"
     )
-    servers = {system["name"]: system["server"] for system in scenario["systems"]}
-    warm = {servers[run["system"]]: run["warm_up"] for run in results.runs if run["warm_up"]}
-    for name, seen in warm.items():
-        stable = "alike at the end" if seen["stable"] else "NOT alike at the end"
-        items.append(f"Warm-up of {name}: {len(seen['seconds'])} rounds, {stable}")
+    items += _warm_ups(results)
     if results.runs:
         items.append(f"Measured from {min(run['began'] for run in results.runs)}")
+    return items
+
+
+def _warm_ups(results: Results) -> list[str]:
+    """One line for the systems whose runs came after the same warm-up."""
+    found: dict[str, dict[str, dict]] = {}
+    for run in results.runs:
+        if run["warm_up"]:
+            found.setdefault(run["system"], {})[str(run["warm_up"])] = run["warm_up"]
+    alike: dict[tuple[str, ...], list[str]] = {}
+    for name, seen in found.items():
+        alike.setdefault(tuple(seen), []).append(name)
+    items = []
+    for names in alike.values():
+        rounds = found[names[0]].values()
+        counts = sorted({len(seen["seconds"]) for seen in rounds})
+        unstable = sum(not seen["stable"] for seen in rounds)
+        end = "NOT alike at the end" if unstable else "alike at the end"
+        several = f" in {len(rounds)} starts" if len(rounds) > 1 else ""
+        if 0 < unstable < len(rounds):
+            end += f" of {unstable}"
+        number = "–".join(str(n) for n in sorted({counts[0], counts[-1]}))
+        items.append(f"Warm-up of {', '.join(names)}: {number} rounds{several}, {end}")
     return items
 
 

@@ -20,10 +20,16 @@ VARIED = {
 
 
 class Line(NamedTuple):
-    """What systems have in common that differ in one value."""
+    """What systems have in common that differ in one value.
+
+    Attributes:
+        value: the one they differ in, empty for a system by itself.
+        rest: what else they plan alike.
+    """
 
     server: str
     value: str
+    rest: str
 
 
 def trade_off_charts(results: Results) -> list[Chart]:
@@ -35,23 +41,29 @@ def trade_off_charts(results: Results) -> list[Chart]:
     ]
 
 
-def _chart(results: Results, point: Point) -> Chart | None:
-    lines: dict[Line, list[tuple[float, str, tuple[float, float]]]] = {}
+def varied(results: Results, point: Point) -> dict[Line, list[tuple[float, str]]]:
+    """The values of each line's systems that were measured at a point, ascending, with their names."""
+    lines: dict[Line, list[tuple[float, str]]] = {}
     for system in results.scenario["systems"]:
         values = results.metrics(system["name"], point)
         if "mean_ttft_ms" in values and "p99_itl_ms" in values:
             line, at = _varied(system)
-            place = (values["mean_ttft_ms"] / 1000, values["p99_itl_ms"])
-            lines.setdefault(line, []).append((at, system["name"], place))
+            lines.setdefault(line, []).append((at, system["name"]))
+    return {line: sorted(found) for line, found in lines.items()}
+
+
+def _chart(results: Results, point: Point) -> Chart | None:
+    lines = varied(results, point)
     if not lines:
         return None
     series, kinds = [], {s["name"]: s["kind"] for s in results.scenario["systems"]}
     for colour, (line, found) in enumerate(lines.items()):
-        found.sort()
         several = len(found) > 1
         name = f"{kinds[line.server]}, {VARIED[line.value]}" if several else found[0][1]
-        labels = [f"{at:g}" for at, _, _ in found] if several else [found[0][1]]
-        series.append(Series(name, [place for _, _, place in found], colour, True, labels))
+        labels = [f"{at:g}" for at, _ in found] if several else [found[0][1]]
+        figures = [results.metrics(name, point) for _, name in found]
+        places = [(values["mean_ttft_ms"] / 1000, values["p99_itl_ms"]) for values in figures]
+        series.append(Series(name, places, colour, True, labels))
     return Chart(
         name=f"trade-off{point.suffix}",
         title=f"TTFT and ITL, {point.title}".rstrip(", ") + ": lower left is better",
@@ -67,11 +79,12 @@ def _varied(system: Mapping[str, Any]) -> tuple[Line, float]:
     for name in VARIED:
         value = system["planning"].get(name)
         if value is not None:
-            return Line(system["server"], name), float(value)
+            rest = {key: v for key, v in system["planning"].items() if key != name}
+            return Line(system["server"], name, str(rest or "")), float(value)
     if not system["planning"]:
         flags = list(system["flags"])
         for name in VARIED:
             flag = "--" + name.replace("_", "-")
             if flag in flags[:-1]:
-                return Line(system["server"], name), float(flags[flags.index(flag) + 1])
-    return Line(system["name"], ""), 0.0
+                return Line(system["server"], name, ""), float(flags[flags.index(flag) + 1])
+    return Line(system["name"], "", ""), 0.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from layered_sglang.bench.report.charts import charts
@@ -13,15 +14,15 @@ from layered_sglang.bench.report.text import sections
 from layered_sglang.bench.store import StoreError
 
 
-def write_picture(folder: Path, name: str, path: Path) -> None:
+def write_picture(folders: Sequence[Path], name: str, path: Path) -> None:
     """Write one of the report's pictures to ``path``: PNG if it ends so, else SVG.
 
     Raises:
-        StoreError: the folder holds no results, there is no such picture, or it cannot be written.
+        StoreError: a folder holds no results, there is no such picture, or it cannot be written.
     """
-    drawn = {chart.name: chart for chart in charts(read_results(folder))}
+    drawn = {chart.name: chart for chart in charts(read_results(*folders))}
     if name not in drawn:
-        raise StoreError(f"{folder} has no picture {name!r}; there are: {', '.join(drawn)}")
+        raise StoreError(f"{folders[0]} has no picture {name!r}; there are: {', '.join(drawn)}")
     try:
         if path.suffix != ".png":
             path.write_text(svg(drawn[name]), encoding="utf-8")
@@ -36,8 +37,8 @@ def write_picture(folder: Path, name: str, path: Path) -> None:
         raise StoreError(f"cannot write {path}: {error.strerror or error}") from error
 
 
-def write_report(folder: Path) -> list[Path]:
-    """Write ``report.html``, ``report.md`` and its pictures in ``pictures/``.
+def write_report(folders: Sequence[Path]) -> list[Path]:
+    """Write ``report.html``, ``report.md`` and its pictures in ``pictures/`` into the first folder.
 
     The pictures are SVG, and PNG too where matplotlib is installed; Markdown then shows the PNG.
 
@@ -45,9 +46,9 @@ def write_report(folder: Path) -> list[Path]:
         The page, the Markdown file and the pictures' folder.
 
     Raises:
-        StoreError: the folder holds no results, or cannot be written.
+        StoreError: a folder holds no results, or the first one cannot be written.
     """
-    results = read_results(folder)
+    results, folder = read_results(*folders), folders[0]
     drawn = charts(results)
     plt, pictures = pyplot(), folder / "pictures"
     try:

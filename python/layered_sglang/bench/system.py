@@ -10,8 +10,8 @@ from typing import Any
 from layered_sglang.bench.located import NAME, Located
 
 KINDS = ("stock", "layered", "url")
-#: The one value of a stock server that changes between runs.
-CHUNK_SIZE = "chunked_prefill_size"
+#: What changes on a stock server between runs, as its flags are named.
+CHUNK_SIZE, MIXED = "chunked_prefill_size", "enable_mixed_chunk"
 
 
 @dataclass(frozen=True)
@@ -23,11 +23,11 @@ class System:
         flags: of its server, after the scenario's own.
         environment: of its server.
         url: base address of an OpenAI-compatible endpoint, without ``/v1``.
-        model: the name by which that endpoint knows its model.
+        model: the name by which that endpoint knows its model; empty: the first that it lists.
         server: the system whose server this one shares; its own name where it has one.
         request: fields that its requests have beside the benchmark's own, put into one another.
         planning: what a layered server's ``/layered_prefill`` is told before this system's runs; of
-            a stock server, CHUNK_SIZE.
+            a stock server, CHUNK_SIZE and MIXED.
     """
 
     name: str
@@ -63,12 +63,27 @@ def read_systems(at: Located, common: tuple[str, ...]) -> tuple[System, ...]:
     return tuple(systems.values())
 
 
+def sglang_s_schedule(described: Mapping[str, Any]) -> tuple[int | None, bool]:
+    """How a stock system schedules: its chunk size, None where SGLang chooses, and whether it mixes.
+
+    Args:
+        described: the system as scenario.json has it.
+    """
+    flags, planning = list(described["flags"]), described["planning"]
+    size = planning.get(CHUNK_SIZE)
+    if size is None and "--chunked-prefill-size" in flags[:-1]:
+        size = flags[flags.index("--chunked-prefill-size") + 1]
+    mixed = planning.get(MIXED, "--enable-mixed-chunk" in flags)
+    return None if size is None else int(size), bool(mixed)
+
+
 def _check_planning(at: Located, kind: str) -> None:
     """What a layered server is told it checks itself."""
     if kind == "url":
         raise at.error("is for servers that are started here")
     if kind == "stock":
-        at.required(CHUNK_SIZE).count()
+        at.get(CHUNK_SIZE, Located.count, None)
+        at.get(MIXED, Located.flag, None)
         at.finish()
 
 
@@ -79,7 +94,7 @@ def _own(name: str, node: Located, common: tuple[str, ...]) -> System:
     kind = node.get("server", lambda n: n.choice(KINDS), default)
     flags = node.get("flags", read_flags, ())
     environment = node.get("environment", _environment, ())
-    model = node.get("model", Located.text, "default")
+    model = node.get("model", Located.text, "")
     node.finish()
     if not kind:
         raise node.error("needs server: stock, server: layered, a url, or on: another system")
