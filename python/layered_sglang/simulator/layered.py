@@ -6,6 +6,7 @@ from layered_sglang.scheduling import (
     WINDOW,
     CohortView,
     CohortWork,
+    DecodeWork,
     InFlight,
     Planner,
     QueueView,
@@ -48,6 +49,10 @@ class LayeredSchedule:
     def pending(self) -> bool:
         return bool(self._stack) or self._long is not None
 
+    def decoded(self, decode: DecodeWork, seconds: float) -> None:
+        if self.learns:
+            self.planner.observe(decode, None, 0, seconds)
+
     def step(self, replica: Replica) -> bool:
         stack = self._stack
         may_admit = len(stack) < 2 if self.planner.overtakes else not stack
@@ -85,7 +90,7 @@ class LayeredSchedule:
         times = replica.world.merged(decode, work, end - start, first, last)
         if self.learns:
             seconds = max(times) if replica.world.model.overlap else sum(times)
-            self.planner.observe(decode, work, end - start, seconds, True, first, last)
+            self.planner.observe(decode, work, end - start, seconds, first == last, first, last)
         replica.advance(times)
         replica.tick()
         return end

@@ -81,6 +81,9 @@ class Schedule(Protocol):
     def pending(self) -> bool:
         """Whether prompts have begun and are not through."""
 
+    def decoded(self, decode: DecodeWork, seconds: float) -> None:
+        """An iteration that only decoded took ``seconds``."""
+
 
 class Replica:
     """The state that all schedules share, and the loop."""
@@ -170,6 +173,7 @@ class Replica:
             until = (self._arrivals[self._next][0] - self.now) / one
             steps = max(1, min(steps, math.ceil(until)))
         total, last = self.world.decode(n, self.context, steps)
+        self.schedule.decoded(DecodeWork(n, self.context), total / steps)
         launch = self.world.launch_decode if self.world.model.overlap else 0.0
         self.advance(Times(total, launch))
         if steps > 1 and self.world.model.overlap:
