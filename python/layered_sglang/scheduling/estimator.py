@@ -45,6 +45,12 @@ class Estimator:
         """Seconds of SGLang's own prefill of these prompts."""
         return self.correction.cohort * self.model.prefill(cohort).seconds()
 
+    def need(self, cohort: CohortWork) -> float:
+        """Seconds of the GPU that these prompts need alone. How long the host would take to launch
+        SGLang's own prefill says nothing of them: in layer groups it launches graphs, or hides behind
+        the running requests."""
+        return self.correction.cohort * self.model.prefill(cohort).device_seconds()
+
     def observe(
         self,
         decode: DecodeWork,
