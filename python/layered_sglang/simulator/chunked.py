@@ -21,7 +21,7 @@ class ChunkedSchedule:
     def pending(self) -> bool:
         return self._chunked is not None
 
-    def decoded(self, decode: DecodeWork, seconds: float) -> None:
+    def decoded(self, replica: Replica, decode: DecodeWork, seconds: float | None) -> None:
         """It plans by no times."""
 
     def step(self, replica: Replica) -> bool:
