@@ -4,7 +4,9 @@
     python benchmarks/serving/simulated.py DIR --cost-profile FILE
 
 The simulator gets the measured requests (lengths and arrival times), the server's KV slots and its
-batch sizes, and the policy. Cells that it cannot schedule are left out.
+batch sizes, and the policy. Its iterations are as noisy as those that the profile was fitted to. A
+layered server's planner begins with the figures that the server began with, and learns from cell to
+cell of a start in the order in which they ran. Cells that the simulator cannot schedule are left out.
 """
 
 from __future__ import annotations
@@ -21,9 +23,13 @@ from layered_sglang.bench.report.data import Results, read_results
 from layered_sglang.bench.store import StoreError
 from layered_sglang.bench.system import sglang_s_schedule
 from layered_sglang.bench.table import as_markdown, points
+from layered_sglang.calibrate import cost_model
 from layered_sglang.model_zoo import find_preset
-from layered_sglang.scheduling import CostModel, ModelShape
+from layered_sglang.scheduling import CostModel, Estimator, ModelShape
+from layered_sglang.scheduling.correction import FIRST, OnlineCorrection
+from layered_sglang.scheduling.estimator import FITTED_LIMIT, NOMINAL_LIMIT
 from layered_sglang.scheduling.profile import CostProfile, ProfileError
+from layered_sglang.simulator.results import Outcome
 from layered_sglang.simulator.run import Setup, simulate
 from layered_sglang.simulator.systems import System
 from layered_sglang.simulator.traffic import Traffic
@@ -32,6 +38,16 @@ from layered_sglang.simulator.traffic import Traffic
 MAX_RUNNING = 64
 #: Prompts of up to this many tokens replay prefill graphs, unless they are switched off.
 PREFILL_GRAPH_ROWS = 512
+#: Seconds from a client's sending to the scheduler's queue, and from a result to the client: HTTP, the
+#: tokenizer's and the detokenizer's processes. The least that any request of eight cells took from its
+#: sending to the launch of its first layers was 4.2 to 4.8 ms, the median from a result to the client
+#: 1 ms (one H200 machine's host, 2026-11-26-h200-evaluation.md's run).
+FRONT_END = 4e-3 + 1e-3
+#: Logarithmic standard deviation of iterations over their median error: that of a normal distribution.
+NORMAL = 1 / 0.6745
+#: Of a cell whose server had not settled before it: kernels that came for the first time stopped it for
+#: longer than any iteration takes, which is nothing that a schedule could be simulated with.
+UNSETTLED = " (warm-up had not settled)"
 #: value of a layered server -> kind of the simulator's system.
 LAYERED = {"itl_slo_ms": "slo", "num_layer_groups": "groups", "layer_group_tokens": "fixed"}
 
@@ -56,8 +72,13 @@ def system_of(described: Mapping[str, Any]) -> System | None:
     return System("fixed", 512) if values.get("layer_group_policy") == "fixed" else None
 
 
-def setup_of(results: Results, described: Mapping[str, Any], profile: CostProfile) -> Setup:
-    """The server of a system, as the simulator has it."""
+def setup_of(
+    results: Results,
+    described: Mapping[str, Any],
+    profile: CostProfile,
+    estimator: Estimator | None,
+) -> Setup:
+    """The server of a system, as the simulator has it; its planner predicts by ``estimator``."""
     config = dict(find_preset(results.scenario["model"]["preset"]).config)
     graphs = "--disable-prefill-cuda-graph" not in described["flags"]
     model = CostModel(
@@ -66,12 +87,31 @@ def setup_of(results: Results, described: Mapping[str, Any], profile: CostProfil
         graph_rows=4096,
         prefill_graph_rows=PREFILL_GRAPH_ROWS if graphs else 0,
     )
-    info = results.systems.get(described["server"], {}).get("server_info", {})
+    info = _server_info(results, described)
     return Setup(
         model,
         int(info.get("max_total_num_tokens") or 600_000),
         int(info.get("cuda_graph_max_bs_decode") or MAX_RUNNING),
+        noise=NORMAL * profile.quality.get("held_out", {}).get("median_error", 0.0),
+        estimator=estimator,
     )
+
+
+def estimator_of(results: Results, described: Mapping[str, Any]) -> Estimator | None:
+    """What a layered server's planner predicted by when it started, if that was stored."""
+    info = _server_info(results, described).get("layered_sglang", {})
+    if "cost_model" not in info:
+        return None
+    nominal = info["costs"].startswith("data sheet")
+    correction = (
+        OnlineCorrection(NOMINAL_LIMIT, first=FIRST) if nominal else OnlineCorrection(FITTED_LIMIT)
+    )
+    return Estimator(cost_model(info["cost_model"]), correction)
+
+
+def _server_info(results: Results, described: Mapping[str, Any]) -> Mapping[str, Any]:
+    info: Mapping[str, Any] = results.systems.get(described["server"], {}).get("server_info", {})
+    return info
 
 
 def traffic_of(results: Results, name: str, point: Point) -> Traffic:
@@ -87,19 +127,41 @@ def traffic_of(results: Results, name: str, point: Point) -> Traffic:
     )
 
 
+def simulated(results: Results, profile: CostProfile) -> dict[tuple[str, Point], Outcome]:
+    """Every cell's outcome, by system and point; cells of a server in the order in which they ran."""
+    described = {system["name"]: system for system in results.scenario["systems"]}
+    estimators: dict[str, Estimator | None] = {}
+    outcomes: dict[tuple[str, Point], Outcome] = {}
+    for run in sorted(results.runs, key=lambda run: run["run"]):
+        name, point = run["system"], Point.of(run)
+        system = system_of(described[name])
+        if system is None or (name, point) in outcomes:
+            continue
+        server = described[name]["server"]
+        if server not in estimators:
+            estimators[server] = estimator_of(results, described[name])
+        setup = setup_of(results, described[name], profile, estimators[server])
+        outcome = simulate(system, setup, traffic_of(results, name, point), processes=1)
+        outcome.ttft += FRONT_END
+        outcome.e2e += FRONT_END
+        outcomes[name, point] = outcome
+    return outcomes
+
+
 def compared(results: Results, profile: CostProfile) -> list[list[str]]:
     """Cells: a row for each cell of the benchmark, simulated for measured and the difference."""
     targets = results.targets[:1]
     heads = ["TTFT mean, ms", "ITL P99, ms", "E2E mean, s"]
     cells = [["", *heads, *(f"within {target.name}, %" for target in targets)]]
-    described = {system["name"]: system for system in results.scenario["systems"]}
+    outcomes = simulated(results, profile)
+    settled = {
+        (run["system"], Point.of(run)): run["warm_up"].get("stable", True) for run in results.runs
+    }
     for point in points(results.summary):
         for name in results.at(point):
-            system = system_of(described[name])
-            if system is None:
+            outcome = outcomes.get((name, point))
+            if outcome is None:
                 continue
-            setup = setup_of(results, described[name], profile)
-            outcome = simulate(system, setup, traffic_of(results, name, point), processes=1)
             limits = (targets[0].ttft_s, targets[0].itl_ms / 1000) if targets else (10.0, 0.1)
             told, seen = outcome.summary(*limits), results.metrics(name, point)
             pairs = [
@@ -111,7 +173,8 @@ def compared(results: Results, profile: CostProfile) -> list[list[str]]:
                     for target in targets
                 ),
             ]
-            cells.append([f"{point.short} {name}".strip(), *(_pair(*pair) for pair in pairs)])
+            title = f"{point.short} {name}".strip() + ("" if settled[name, point] else UNSETTLED)
+            cells.append([title, *(_pair(*pair) for pair in pairs)])
     return cells
 
 

@@ -11,6 +11,7 @@ import time
 
 import pytest
 from fake_endpoint import fake_endpoint
+from layered_sglang.bench import drive
 from layered_sglang.bench.command import main
 
 SCENARIO = """\
@@ -91,6 +92,23 @@ def test_the_first_errors_are_shown_and_the_rest_counted(scenario, endpoints, tm
     printed = capsys.readouterr().out
     assert printed.count("a request failed: HTTP 503: overloaded") == 3
     assert f"{8 - len(failed)} of 8 answered" in printed
+
+
+def test_a_client_that_stood_still_says_so(scenario, tmp_path, capsys, monkeypatch):
+    """All of a system's requests are due at once; the first one keeps the process for 0.3 s."""
+    real, seen = drive.send, set()
+
+    async def slow(session, prepared, row, start):
+        if row.system == "a" and "a" not in seen:
+            seen.add("a")
+            time.sleep(0.3)
+        await real(session, prepared, row, start)
+
+    monkeypatch.setattr(drive, "send", slow)
+    command = ["run", str(scenario), "--output", str(tmp_path / "out"), "--set", "repeats=1"]
+    assert main([*command, "--set", "workload.arrivals=at_once"]) == 0
+    told = [line for line in capsys.readouterr().out.splitlines() if "after its time" in line]
+    assert told and "a, repeat 1 of 1: a request was sent" in told[0]
 
 
 def test_an_endpoint_that_refuses_the_warm_up_is_left_out(scenario, endpoints, tmp_path, capsys):

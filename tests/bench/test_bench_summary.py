@@ -72,6 +72,12 @@ def test_metrics_have_sglang_s_names_and_units():
     assert metrics([row()], 4.0, [TARGET])[f"goodput: {name}"] == 0.25
 
 
+def test_how_late_a_request_was_sent_is_the_clients_own_doing():
+    rows = [row() | {"arrival": 1.0, "sent_s": 1.001}, row() | {"arrival": 2.0, "sent_s": 2.293}]
+    assert metrics(rows, 4.0)["max_sent_late_ms"] == pytest.approx(293)
+    assert "max_sent_late_ms" not in metrics([row() | {"arrival": 1.0, "sent_s": 0.0}], 4.0)
+
+
 def test_nothing_answered_leaves_out_the_times():
     values = metrics([row(None, (), "refused")], 1.0, [TARGET], energy=5.0)
     assert values["completed"] == 0

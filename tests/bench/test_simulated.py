@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from pathlib import Path
 
 import layered_sglang
 import pytest
 from evaluation_results import write_results
+from layered_sglang.bench.cells import Point
+from layered_sglang.model_zoo import find_preset
+from layered_sglang.scheduling import ModelShape
+from layered_sglang.scheduling.devices import nominal_coefficients
+from layered_sglang.scheduling.profile import CostProfile
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks" / "serving"))
-from simulated import main, system_of
+from simulated import FRONT_END, UNSETTLED, compared, estimator_of, main, simulated, system_of
 
 PROFILES = Path(layered_sglang.__file__).parent / "profiles"
 PROFILE = PROFILES / "h100-80gb-hbm3-qwen3-30b-a3b-fa3.json"
@@ -61,3 +67,60 @@ def test_a_folder_or_a_profile_that_cannot_be_read_is_one_line(tmp_path, capsys)
     results = write_results(tmp_path)
     assert main([str(results.folder), "--cost-profile", str(tmp_path / "none.json")]) == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def server_info(costs: str) -> dict:
+    shape = ModelShape.from_config(dict(find_preset("qwen3-30b-a3b").config))
+    model = {
+        **{"shape": dataclasses.asdict(shape), "decode_sizes": [1, 2, 4, 8]},
+        "coefficients": dataclasses.asdict(nominal_coefficients("H200")[0]),
+        **{"graph_rows": 4096, "decode_graphs": True, "prefill_graph_rows": 0, "overlap": True},
+    }
+    return {"server_info": {"layered_sglang": {"costs": costs, "cost_model": model}}}
+
+
+def with_server(results, costs: str):
+    return dataclasses.replace(results, systems={"slo-40": server_info(costs)})
+
+
+@pytest.mark.parametrize(
+    ("costs", "limit"), [("data sheet of H200", 50.0), ("profile h200.json", 2.0)]
+)
+def test_a_planner_begins_as_its_server_did(tmp_path, costs, limit):
+    results = with_server(write_results(tmp_path), costs)
+    estimator = estimator_of(results, {"server": "slo-40"})
+    assert estimator.correction.limit == limit and estimator.model.graph_rows == 4096
+    assert (estimator.correction.first > 0) == ("sheet" in costs)
+    assert estimator_of(results, {"server": "stock"}) is None
+
+
+def test_a_server_s_planner_learns_from_cell_to_cell(tmp_path, monkeypatch):
+    """All cells of a start share one, in the order in which they ran; a stock server has none."""
+    seen = []
+    real = sys.modules["simulated"].simulate
+
+    def watched(system, setup, traffic, **options):
+        outcome = real(system, setup, traffic, **options)
+        estimator = setup.estimator
+        seen.append((system.name, estimator and (id(estimator), estimator.correction.seen)))
+        return outcome
+
+    monkeypatch.setattr(sys.modules["simulated"], "simulate", watched)
+    results = with_server(write_results(tmp_path), "data sheet of H200")
+    outcomes = simulated(results, CostProfile.read(PROFILE))
+    layered = [state for name, state in seen if not name.startswith("chunked")]
+    assert all(state is None for name, state in seen if name.startswith("chunked"))
+    assert len({number for number, _ in layered}) == 1
+    learnt = [count for _, count in layered]
+    assert learnt == sorted(set(learnt))
+    assert outcomes["fixed", Point("chat", None)].ttft.min() > FRONT_END
+
+
+def test_a_cell_says_that_its_server_had_not_settled(tmp_path):
+    results = write_results(tmp_path)
+    runs = [run | {"warm_up": {"stable": run["system"] != "stock"}} for run in results.runs]
+    titles = [
+        row[0]
+        for row in compared(dataclasses.replace(results, runs=runs), CostProfile.read(PROFILE))
+    ]
+    assert "arxiv 1/s slo-40" in titles and f"arxiv 1/s stock{UNSETTLED}" in titles

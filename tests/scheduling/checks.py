@@ -17,7 +17,12 @@ from layered_sglang.scheduling import (
     Planner,
     QueueView,
 )
-from layered_sglang.scheduling.admission import OVERTAKE_SHARE, PATIENCE, SMALLEST_CHUNK
+from layered_sglang.scheduling.admission import (
+    OVERTAKE_RATIO,
+    OVERTAKE_SHARE,
+    PATIENCE,
+    SMALLEST_CHUNK,
+)
 from layered_sglang.scheduling.policy import COMFORT, KNEE
 from worlds import History, Prompt
 
@@ -149,6 +154,17 @@ def check_overtaking_is_bounded(history: History, planner: Planner) -> None:
             assert begun.priority <= min(
                 event.view.waiting[i].priority for i in event.admission.prompts or ()
             )
+
+
+def check_only_much_shorter_ones_overtake(history: History, estimator: Estimator) -> None:
+    """By what the GPU has to do for them, against what is left of the cohort in flight."""
+    for event in history.events:
+        if event.admission.overtakes and not urgent_between_chunks(event.view, event.admission):
+            (begun,) = event.view.in_flight
+            left = estimator.need(begun.work) * begun.layers_left / estimator.num_layers
+            for i in event.admission.prompts or ():
+                need = estimator.need(event.view.waiting[i].work)
+                assert need * OVERTAKE_RATIO <= left * (1 + 1e-9)
 
 
 def check_priorities_are_never_passed(history: History) -> None:

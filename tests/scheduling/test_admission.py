@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 from checks import (
     check_cohorts_fit,
     check_cohorts_keep_the_target,
     check_joining_pays,
+    check_only_much_shorter_ones_overtake,
     check_order_is_kept,
     check_overtaking_is_bounded,
     check_patience,
@@ -17,6 +20,7 @@ from hypothesis import strategies as st
 from layered_sglang.scheduling import (
     CohortWork,
     DecodeWork,
+    Estimator,
     InFlight,
     QueueView,
     WaitingPrompt,
@@ -25,7 +29,7 @@ from layered_sglang.scheduling import (
 )
 from layered_sglang.scheduling.admission import PATIENCE
 from traffic import long_among_short, overload
-from worlds import Prompt, decodes, estimator, estimators, serve, targets
+from worlds import Prompt, decodes, estimator, estimators, serve, targets, works
 
 prompts = st.lists(
     st.builds(
@@ -63,6 +67,7 @@ def test_who_has_waited_long_is_passed_by_nobody_who_came_later(est, traffic, de
     check_patience(history, traffic)
     if decode.requests:
         check_overtaking_is_bounded(history, planner)
+        check_only_much_shorter_ones_overtake(history, est)
 
 
 def test_a_long_prompt_does_not_starve_under_overload_by_short_ones():
@@ -82,6 +87,30 @@ def test_short_prompts_pass_a_long_one_in_flight_and_delay_it_by_a_bounded_share
     paper = serve(fixed_planner(estimator(), 512), traffic)
     worst = max(history.finished[i] - traffic[i].arrival for i in short)
     assert worst < 0.5 * max(paper.finished[i] - traffic[i].arrival for i in short)
+
+
+@loop
+@given(estimators, works, st.floats(1.1, 100))
+def test_what_a_prompt_needs_is_no_matter_of_the_host(est, work, factor):
+    """An eager prefill of one token takes the host as long as one of thousands."""
+    c = est.model.coefficients
+    slow = dataclasses.replace(c, host_eager_layer=factor * c.host_eager_layer)
+    other = Estimator(dataclasses.replace(est.model, coefficients=slow), est.correction)
+    assert est.need(work) == other.need(work) <= est.prefill(work)
+
+
+def test_a_tiny_prompt_overtakes_a_cohort_that_is_half_way_through():
+    """Of a measured trace: 35 tokens came when 24 layers of 7420 were left, SGLang's own prefill of
+    either would take the host 50 ms, and it waited for the cohort and for one more."""
+    est = estimator(graph_rows=4096)
+    planner = slo_planner(est)
+    begun = InFlight(CohortWork.of_prompt(7420), layers_left=24, waited=0.08)
+    tiny = CohortWork.of_prompt(35)
+    waiting = [WaitingPrompt(tiny, planner.need(tiny), waited=0.01)]
+    view = QueueView(waiting, [begun], DecodeWork(16, 35_000), 8192, itl_target=0.040)
+    admission = planner.admit(view)
+    assert admission is not None and admission.overtakes and admission.prompts == (0,)
+    assert est.prefill(tiny) > 0.05, "by the host's time it would be no short one"
 
 
 @loop

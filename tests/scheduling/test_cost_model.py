@@ -55,6 +55,16 @@ def test_more_running_requests_or_context_never_take_less(est, decode, requests,
     assert est.decode(more) >= est.decode(decode) * (1 - 1e-12)
 
 
+@given(estimators, st.lists(st.tuples(works, decodes), min_size=2, max_size=30))
+def test_what_it_remembers_changes_no_answer(est, asked):
+    """Lines, and what of them depends on rows alone: a fresh model says the same."""
+    for work, decode in [*asked, *asked[::-1]]:
+        fresh = dataclasses.replace(est.model)
+        assert est.model.merged(decode, work) == fresh.merged(decode, work)
+        assert est.model.decode(decode) == fresh.decode(decode)
+        assert est.model.prefill(work) == fresh.prefill(work)
+
+
 @given(lines, st.floats(0, 10))
 def test_layers_within_is_the_inverse_of_seconds(line, seconds):
     layers = line.layers_within(seconds)

@@ -95,6 +95,15 @@ def overtaking(module: types.ModuleType) -> None:
     checks.check_overtaking_is_bounded(serve(run, storm()), run)
 
 
+def overtaking_by_need(module: types.ModuleType) -> None:
+    est = estimator()
+    checks.check_only_much_shorter_ones_overtake(history(module, storm()), est)
+    # The host would launch a prefill of 1500 tokens as long as one of 3000.
+    middling = [Prompt(0.2 * i + late, n) for i in range(9) for late, n in ((0, 1500), (0.001, 30))]
+    done = history(module, middling, itl_target=0.012)
+    checks.check_only_much_shorter_ones_overtake(done, est)
+
+
 def overtaking_by_priority(module: types.ModuleType) -> None:
     run = planner(module, estimator())
     checks.check_overtaking_is_bounded(serve(run, storm(priorities=3)), run)
@@ -184,6 +193,13 @@ MUTATIONS = [
     (ADMISSION, "OVERTAKE_SHARE = 0.5", "OVERTAKE_SHARE = float('inf')", overtaking),
     (ADMISSION, "- begun.delayed", "", overtaking),
     (ADMISSION, "begun.priority, cap, allowed)", "begun.priority, cap)", overtaking),
+    (
+        ADMISSION,
+        "self.estimator.need(begun.work)",
+        "self.estimator.prefill(begun.work)",
+        overtaking_by_need,
+    ),
+    (ADMISSION, "OVERTAKE_RATIO = 4.0", "OVERTAKE_RATIO = 1.5", overtaking_by_need),
     (ADMISSION, "return (-prompt.priority, 1,", "return (0, 1,", priorities),
     (ADMISSION, "prompt.priority < begun.priority or ", "", overtaking_by_priority),
     (ADMISSION, "view.keep_order or priority < stays", "view.keep_order", priorities),

@@ -198,7 +198,7 @@ def serve(
             continue
         cohort = stack[-1]
         if admission is not None and admission.alone:
-            now += planner.need(cohort.work)
+            now += planner.estimator.prefill(cohort.work)
             end = num_layers
         else:
             group = planner.next_layer_group(

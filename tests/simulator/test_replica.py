@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from layered_sglang.model_zoo.published import QWEN3_8B, QWEN3_30B_A3B
-from layered_sglang.scheduling import CohortWork, CostModel, DecodeWork, ModelShape
+from layered_sglang.scheduling import CohortWork, CostModel, DecodeWork, Estimator, ModelShape
 from layered_sglang.scheduling.devices import nominal_coefficients
 from layered_sglang.simulator.gaps import Gaps
 from layered_sglang.simulator.replica import Replica, Request
@@ -42,7 +42,8 @@ drawn = st.lists(
 def run(system: System, requests: Traffic, **setup) -> Replica:
     merged = Setup(**({"model": MODEL, "kv_tokens": 600_000} | setup))
     world = system.world(MODEL, merged.noise, merged.bias, merged.seed)
-    schedule = system.schedule(MODEL, merged.max_prefill_tokens, merged.differs)
+    estimator = system.estimator(MODEL, merged.differs)
+    schedule = system.schedule(estimator, merged.max_prefill_tokens, merged.differs)
     replica = Replica(requests, schedule, world, merged.kv_tokens, merged.max_running)
     replica.run()  # asserts that no request and no KV slot is left at its end
     return replica
@@ -181,13 +182,17 @@ def test_a_long_launch_lets_everyone_see_the_last_token_late_and_the_next_one_ea
     replica.gaps.add(0.01, 2)
     replica.gaps.note(7, 0.01)
     replica.ticks, replica.last_decode, replica._last_gaps = 7, 1.01, (0.01, 0.01)
+    measured: list[float] = []
+    replica.measure, replica._result, replica._launched = measured.append, 1.0, 0.99
     replica.advance(Times(0.03, 0.06))
+    replica.measure = measured.append
     assert replica.last_decode == replica.running[2].first == pytest.approx(1.06)
     assert replica.gaps.worst_after(6) == pytest.approx(0.06)
     assert replica.gaps.total == pytest.approx(2 * 0.06) and replica.gaps.count == 2
     assert replica.seen == replica.now == pytest.approx(1.06)  # the GPU was done before the launch
     replica.advance(Times(0.03, 0.001))
     assert (replica.seen, replica.now) == (pytest.approx(1.061), pytest.approx(1.09))
+    assert measured == [pytest.approx(0.06), pytest.approx(0.001)]  # from result to result
 
 
 def test_stocks_kernels_cost_what_was_measured():
@@ -207,3 +212,16 @@ def test_stocks_kernels_cost_what_was_measured():
     dense = ModelShape.from_config(QWEN3_8B)
     small = dataclasses.replace(MODEL, shape=dense)
     assert System("chunked", 512).world(small, 0.0, 1.0, 0)._experts_more(8192) == 0
+
+
+@pytest.mark.parametrize("kind", ["slo", "fixed"])
+def test_a_planner_with_figures_of_its_own_learns_the_world_s(kind):
+    """One that takes everything for a third cheaper than it is; decode is learnt, too."""
+    estimator = Estimator(dataclasses.replace(MODEL))
+    requests = make_traffic(
+        requests=200, rate=4.0, arrival="poisson", prompts="lognormal:4000,9000", outputs="const:40"
+    )
+    setup = Setup(MODEL, 600_000, bias=1.5, estimator=estimator)
+    simulate(System(kind, 40 if kind == "slo" else 512), setup, requests, processes=1)
+    assert estimator.correction.decode == pytest.approx(1.5, rel=0.05)
+    assert estimator.correction.cohort == pytest.approx(1.5, rel=0.1)

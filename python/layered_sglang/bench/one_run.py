@@ -20,6 +20,9 @@ from layered_sglang.bench.scenario import Scenario
 from layered_sglang.bench.store import Store
 from layered_sglang.bench.workload import make_requests
 
+#: A client that sends a request so much later than it should is told of: it received tokens late, too.
+LATE_SECONDS = 0.02
+
 
 class Decided(Exception):
     """A search's run has told what it was to tell."""
@@ -119,6 +122,12 @@ class Runner:
         }
         self._store.append("runs.jsonl", json.dumps(record))
         answered = sum(row.e2e_s is not None and not row.error for row in rows)
+        late = max((row.sent_s - row.arrival for row in rows if row.sent_s), default=0.0)
+        if late > LATE_SECONDS:
+            self._console.line(
+                f"{title}: a request was sent {1000 * late:.0f} ms after its time; this process stood "
+                "still, so gaps of that length may be its own. Give it a core of its own"
+            )
         told = "" if kept is None else f"; the target is {'kept' if kept else 'missed'}"
         self._console.line(f"{title}: {answered} of {len(rows)} answered in {duration:.1f} s{told}")
         return kept

@@ -52,7 +52,8 @@ def metrics(
 
     Returns:
         SGLang's names where SGLang has the figure (times in ms, throughput per second);
-        ``attainment: …`` is a share, ``goodput: …`` requests per second that keep the target.
+        ``attainment: …`` is a share, ``goodput: …`` requests per second that keep the target,
+        ``max_sent_late_ms`` the client's own delay.
         Figures of which there is nothing (no answer at all, no energy) are absent.
     """
     answered = [row for row in rows if not row["error"]]
@@ -70,6 +71,9 @@ def metrics(
         "total_throughput": (tokens_in + tokens_out) / duration,
         "concurrency": sum(row["e2e_s"] for row in answered) / duration,
     }
+    late = [row["sent_s"] - row["arrival"] for row in rows if row.get("sent_s")]
+    if late:
+        values["max_sent_late_ms"] = 1000 * max(late)
     samples = {
         "ttft_ms": [row["ttft_s"] for row in answered],
         "tpot_ms": [

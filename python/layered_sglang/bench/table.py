@@ -40,6 +40,7 @@ LINES = (
     ("max_running_requests", "running requests, max", 0, 1.0),
     ("completed", "answered", 0, 1.0),
     ("requests", "sent", 0, 1.0),
+    ("max_sent_late_ms", "sent after their time, max ms", 1, 1.0),
 )
 
 

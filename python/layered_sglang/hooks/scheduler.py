@@ -21,22 +21,13 @@ import logging
 import time
 from typing import Any
 
-from sglang.srt.environ import envs
-from sglang.srt.managers.io_struct import (
-    AbortReq,
-    PauseGenerationReqInput,
-    UpdateWeightFromDiskReqInput,
-    UpdateWeightsFromDistributedReqInput,
-    UpdateWeightsFromIPCReqInput,
-    UpdateWeightsFromTensorReqInput,
-)
 from sglang.srt.managers.schedule_batch import NextBatchPlan, Req, ScheduleBatch
-from sglang.srt.managers.scheduler import Scheduler
 
 from layered_sglang.hooks.admission import AdmissionGate
 from layered_sglang.hooks.cohort import Cohort, CohortResult, LayerGroupStep
 from layered_sglang.hooks.cohorts_in_flight import CohortsInFlight
 from layered_sglang.hooks.first_tokens import forget_unsent_logprobs, relay_first_tokens
+from layered_sglang.hooks.interruptions import InterruptibleScheduler, unfinished
 from layered_sglang.hooks.invariant_checker import (
     CohortAwareInvariantChecker,
     CohortAwarePoolStats,
@@ -67,16 +58,8 @@ from layered_sglang.telemetry.trace import IterationTrace, trace_file
 
 logger = logging.getLogger(__name__)
 
-#: After these the layers are others than those that a cohort in flight has passed.
-WEIGHT_UPDATES = (
-    UpdateWeightFromDiskReqInput,
-    UpdateWeightsFromDistributedReqInput,
-    UpdateWeightsFromIPCReqInput,
-    UpdateWeightsFromTensorReqInput,
-)
 
-
-class LayeredScheduler(Scheduler):
+class LayeredScheduler(InterruptibleScheduler):
     """Assigns layer groups to waiting prompts; see the module's text for its state."""
 
     # SGLang's, set in its init_* methods.
@@ -198,8 +181,6 @@ class LayeredScheduler(Scheduler):
                     first=launched.first,
                     last=launched.last,
                 )
-        if any(isinstance(request, WEIGHT_UPDATES) for request in requests):
-            self._cohorts.restart_all("the weights change")
         super().process_input_requests(requests)
 
     def _add_request_to_queue(self, req: Req, is_retracted: bool = False) -> None:
@@ -260,7 +241,7 @@ class LayeredScheduler(Scheduler):
             plan, alone = super().get_new_batch_prefill(running_batch), False
         else:
             assert self._gate is not None
-            reqs = [running_batch.reqs[i] for i in _unfinished(running_batch)]
+            reqs = [running_batch.reqs[i] for i in unfinished(running_batch)]
             target = strictest_target(reqs, self._default_target)
             view, waiting = self._gate.view(
                 running_batch, self._cohorts.in_flight, decode_work(reqs), target, self._clock.now
@@ -307,7 +288,7 @@ class LayeredScheduler(Scheduler):
             and self._cohorts.changed
             and len(self._cohorts.in_flight) == 1
             and bool(self.waiting_queue)
-            and bool(_unfinished(running_batch))
+            and bool(unfinished(running_batch))
         )
 
     def get_num_allocatable_reqs(self, running_bs: int) -> int:
@@ -327,7 +308,7 @@ class LayeredScheduler(Scheduler):
         admission left no KV for the next decode step: a cohort would have to restart at once.
         """
         running, batch = plan.running_batch, plan.batch_to_run
-        decoding = _unfinished(running)
+        decoding = unfinished(running)
         return (
             bool(decoding)
             and not running.is_prefill_only
@@ -335,13 +316,6 @@ class LayeredScheduler(Scheduler):
             and batch.replace_embeds is None
             and running.check_decode_mem(selected_indices=decoding)
         )
-
-    def update_running_batch(self, batch: ScheduleBatch) -> ScheduleBatch | None:
-        in_flight = self._cohorts.in_flight
-        while in_flight and not batch.check_decode_mem(selected_indices=_unfinished(batch)):
-            # The youngest gives way first, as when SGLang retracts; its prompt is computed least.
-            self._cohorts.restart(in_flight[-1], "the KV cache pool is full", batch)
-        return super().update_running_batch(batch)
 
     def is_fully_idle(self, for_health_check: bool = False) -> bool:
         return not self._cohorts.reqs() and super().is_fully_idle(for_health_check)
@@ -406,39 +380,3 @@ class LayeredScheduler(Scheduler):
         if cohort is not None:
             super().process_batch_result(cohort.batch, cohort.result)
             forget_unsent_logprobs(cohort.batch.reqs)
-
-    # --- prompts longer than a cohort -------------------------------------------------------------
-
-    def stash_chunked_request(self, req: Req) -> None:
-        """Publish a chunk's KV in the radix cache, once all layers of it have been launched."""
-        if self._cohorts.hold(req):
-            return
-        super().stash_chunked_request(req)
-
-    def process_pending_chunked_abort(self) -> None:
-        """Tear a chunked request down, once the cohort it shares with others is through."""
-        if self._cohorts.hold(self._pending_chunked_abort_req):
-            return
-        super().process_pending_chunked_abort()
-
-    # --- abort and pause --------------------------------------------------------------------------
-
-    def abort_request(self, recv_req: AbortReq) -> None:
-        super().abort_request(recv_req)
-        self._cohorts.mark_aborted(recv_req)
-
-    def _abort_on_running_timeout(self, running_batch: ScheduleBatch) -> None:
-        super()._abort_on_running_timeout(running_batch)
-        if envs.SGLANG_REQ_RUNNING_TIMEOUT.get() > 0:
-            for cohort in self._cohorts.in_flight:
-                super()._abort_on_running_timeout(cohort.batch)
-
-    def pause_generation(self, recv_req: PauseGenerationReqInput) -> Any:
-        """Pause; mode ``retract`` takes every request back to the queue, cohorts included."""
-        if recv_req.mode == "retract":
-            self._cohorts.gather_for_retraction()
-        return super().pause_generation(recv_req)
-
-
-def _unfinished(batch: ScheduleBatch) -> list[int]:
-    return [i for i, req in enumerate(batch.reqs) if not req.finished()]

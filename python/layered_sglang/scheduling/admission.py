@@ -31,7 +31,7 @@ class WaitingPrompt:
 
     Attributes:
         work: its tokens to compute (without the cached prefix).
-        need: seconds of SGLang's own prefill of it, alone (:meth:`Planner.need`).
+        need: seconds of the GPU that it needs alone (:meth:`Planner.need`).
         waited: seconds since it arrived.
         priority: larger goes first; prompts never pass those of a higher one.
     """
@@ -206,7 +206,7 @@ class AdmitByBenefit:
             return None
         left = self.duration(view, begun.work, begun.layers_left)
         allowed = OVERTAKE_SHARE * self.duration(view, begun.work) - begun.delayed
-        limit = self.estimator.prefill(begun.work) * begun.layers_left
+        limit = self.estimator.need(begun.work) * begun.layers_left
         limit /= self.estimator.num_layers * OVERTAKE_RATIO
         cap = self._chunk_tokens(view, begun.work)
 
@@ -300,7 +300,7 @@ class AdmitByBenefit:
         return (
             view.decode.requests > 0
             and prompt.priority >= priority
-            and prompt.need * OVERTAKE_RATIO <= self.estimator.prefill(work)
+            and prompt.need * OVERTAKE_RATIO <= self.estimator.need(work)
         )
 
     def _chunk_tokens(self, view: QueueView, work: CohortWork) -> int:

@@ -11,12 +11,16 @@ import dataclasses
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
+from typing import NamedTuple
 
-from layered_sglang.scheduling.model_shape import LayerKind, ModelShape
+from layered_sglang.scheduling.model_shape import ModelShape
 from layered_sglang.scheduling.work import CohortWork, DecodeWork
 
 #: Iterations whose line is kept.
 REMEMBERED = 16
+#: Numbers of rows whose time is kept.
+REMEMBERED_ROWS = 16_384
 
 
 @dataclass(frozen=True)
@@ -65,8 +69,7 @@ class Coefficients:
                 raise ValueError(f"coefficient {f.name} must be a positive number, got {value}")
 
 
-@dataclass(frozen=True)
-class IterationTime:
+class IterationTime(NamedTuple):
     """Seconds of an iteration as a line in the number of active layers, for GPU and host.
 
     With overlap the two work at the same time and the longer one counts; without, they add up.
@@ -187,6 +190,7 @@ class CostModel:
     _lines: dict[tuple, IterationTime] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
+    _heads: dict[int, float] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def decode(self, decode: DecodeWork) -> IterationTime:
         """An iteration that only decodes."""
@@ -256,12 +260,29 @@ class CostModel:
     def _graphed(self, decode: DecodeWork, cohort: CohortWork) -> bool:
         return decode.requests > 0 and decode.requests + cohort.tokens <= self.graph_rows
 
+    @cached_property
+    def _kinds(self) -> tuple[_Kind, ...]:
+        s, c = self.shape, self.coefficients
+        return tuple(
+            _Kind(
+                kind.dense_params * s.dtype_bytes / c.weight_bandwidth,
+                2 * kind.dense_params / c.matmul_flops,
+                kind.expert_params * s.dtype_bytes / c.expert_bandwidth,
+                2 * kind.expert_params * s.topk / c.expert_flops,
+                s.kv_size * s.dtype_bytes / c.kv_bandwidth,
+                4 * s.attention_size / c.attention_flops,
+                kind.window,
+                count,
+            )
+            for kind, count in s.kinds
+        )
+
     def _layer(self, decode: DecodeWork, cohort: CohortWork | None) -> float:
         """GPU seconds of one layer with both parts' rows in it, on average over the layers."""
-        kinds = self.shape.kinds
+        kinds = self._kinds
         if len(kinds) == 1:
-            return self._kind(kinds[0][0], decode, cohort)
-        total = sum(count * self._kind(kind, decode, cohort) for kind, count in kinds)
+            return self._kind(kinds[0], decode, cohort)
+        total = sum(kind.layers * self._kind(kind, decode, cohort) for kind in kinds)
         return total / self.shape.num_layers
 
     def _costs(self, decode: DecodeWork, cohort: CohortWork) -> tuple[float, ...]:
@@ -269,48 +290,75 @@ class CostModel:
         shape = self.shape
         if len(shape.kinds) == 1:
             return ()
-        added = {}
-        for kind, _ in shape.kinds:
+        added = []
+        for kind in self._kinds:
             alone = self._kind(kind, decode, None) if decode.requests else 0.0
-            added[kind] = self._kind(kind, decode, cohort) - alone
-        mean = sum(count * added[kind] for kind, count in shape.kinds) / shape.num_layers
-        return tuple(added[kind] / mean for kind in shape.layers)
+            added.append(self._kind(kind, decode, cohort) - alone)
+        total = sum(kind.layers * seconds for kind, seconds in zip(self._kinds, added, strict=True))
+        mean = total / shape.num_layers
+        by_kind = {
+            kind: seconds / mean for (kind, _), seconds in zip(shape.kinds, added, strict=True)
+        }
+        return tuple(by_kind[kind] for kind in shape.layers)
 
-    def _kind(self, kind: LayerKind, decode: DecodeWork, cohort: CohortWork | None) -> float:
+    def _kind(self, kind: _Kind, decode: DecodeWork, cohort: CohortWork | None) -> float:
         """GPU seconds of one layer of ``kind`` with both parts' rows in it."""
-        s, c = self.shape, self.coefficients
-        rows = decode.requests + (0 if cohort is None else cohort.tokens)
-        dense = _roofline(
-            kind.dense_params * s.dtype_bytes / c.weight_bandwidth,
-            2 * kind.dense_params * rows / c.matmul_flops,
-        )
-        experts = 0.0
-        if kind.expert_params:
-            experts = _roofline(
-                s.experts_reached(rows) * kind.expert_params * s.dtype_bytes / c.expert_bandwidth,
-                2 * kind.expert_params * s.topk * rows / c.expert_flops,
-            )
+        rows, context, pairs = decode.requests, float(decode.context), 0.0
+        if cohort is not None:
+            rows += cohort.tokens
+            pairs = cohort.pairs
         # A window bounds what each query reads, so also what they read together.
-        context, pairs = float(decode.context), 0.0 if cohort is None else cohort.pairs
         if kind.window:
             context = min(context, decode.requests * kind.window)
             pairs = 0.0 if cohort is None else min(pairs, cohort.tokens * kind.window)
-        attention = context * s.kv_size * s.dtype_bytes / c.kv_bandwidth
-        attention += 4 * pairs * s.attention_size / c.attention_flops
-        return dense + experts + attention + c.layer_seconds + rows * c.row_seconds
+        each = kind.by_rows.get(rows)
+        if each is None:
+            if len(kind.by_rows) >= REMEMBERED_ROWS:
+                kind.by_rows.clear()
+            each = kind.by_rows[rows] = self._without_attention(kind, rows)
+        return each + context * kind.reading + pairs * kind.attending
+
+    def _without_attention(self, kind: _Kind, rows: int) -> float:
+        s, c = self.shape, self.coefficients
+        dense = math.hypot(kind.weights, kind.products * rows)
+        experts = 0.0
+        if kind.expert:
+            reached = s.experts_reached(rows)
+            experts = math.hypot(reached * kind.expert, kind.expert_products * rows)
+        return dense + experts + c.layer_seconds + rows * c.row_seconds
 
     def _once(self, rows: int) -> float:
         """GPU seconds of the head and the sampler for ``rows`` tokens."""
-        if rows == 0:
-            return 0.0
-        s, c = self.shape, self.coefficients
-        head = _roofline(
-            s.head_params * s.dtype_bytes / c.weight_bandwidth,
-            2 * s.head_params * rows / c.matmul_flops,
-        )
-        return head + c.iteration_seconds
+        seconds = self._heads.get(rows)
+        if seconds is None:
+            s, c = self.shape, self.coefficients
+            head = math.hypot(
+                s.head_params * s.dtype_bytes / c.weight_bandwidth,
+                2 * s.head_params * rows / c.matmul_flops,
+            )
+            seconds = self._heads[rows] = head + c.iteration_seconds if rows else 0.0
+        return seconds
 
 
-def _roofline(memory: float, compute: float) -> float:
-    """Seconds of work that is bound by the larger part, and by both near the ridge."""
-    return math.hypot(memory, compute)
+@dataclass(frozen=True, eq=False)
+class _Kind:
+    """Seconds of a kind of layer.
+
+    Attributes:
+        weights, products: of the weights that every row passes: their reading; a row's products.
+        expert, expert_products: of the routed experts: one's reading; a row's products.
+        reading, attending: of attention: a decode row's token of context; a (query, key) pair.
+        window: of :class:`LayerKind`.
+        layers: how many there are of it.
+        by_rows: seconds without attention by rows: iterations of a cohort differ in their context only.
+    """
+
+    weights: float
+    products: float
+    expert: float
+    expert_products: float
+    reading: float
+    attending: float
+    window: int
+    layers: int
+    by_rows: dict[int, float] = field(default_factory=dict)

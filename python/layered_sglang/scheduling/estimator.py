@@ -45,6 +45,12 @@ class Estimator:
         """Seconds of SGLang's own prefill of these prompts."""
         return self.correction.cohort * self.model.prefill(cohort).seconds()
 
+    def need(self, cohort: CohortWork) -> float:
+        """Seconds of the GPU that these prompts need alone. How long the host would take to launch
+        SGLang's own prefill says nothing of them: in layer groups it launches graphs, or hides behind
+        the running requests."""
+        return self.correction.cohort * self.model.prefill(cohort).device_seconds()
+
     def observe(
         self,
         decode: DecodeWork,
@@ -58,10 +64,15 @@ class Estimator:
         """Learn from an iteration that took ``seconds``.
 
         ``layers`` of it, in layers of mean cost, had ``cohort`` in them, its ``first`` or its ``last``.
-        Without ``exact`` the time may hold some of a neighbour's, so it says nothing of the margin.
+        Without ``exact`` the time may hold some of a neighbour's, so it says nothing of the margin. The
+        first of several layer groups teaches only a model that starts from a data sheet.
         """
         if cohort is None or layers == 0:
             self.correction.observe(seconds, self.model.decode(decode).seconds(), 0.0, exact)
+            return
+        if first and not last and self.correction.settled:
+            # Launching it took longer than the iteration before ran, whose result was then late and this
+            # one's as much early. A cohort has one such pair: its factor would settle below the truth.
             return
         line = self.model.merged(decode, cohort)
         without = line.seconds(0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -17,6 +18,7 @@ class LayerGroup(NamedTuple):
         return f"[{self.start}, {self.end})"
 
 
+@lru_cache(maxsize=256)
 def split_layers(num_layers: int, num_layer_groups: int) -> tuple[LayerGroup, ...]:
     """Cut ``num_layers`` layers into ``num_layer_groups`` contiguous groups.
 

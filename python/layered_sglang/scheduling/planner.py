@@ -45,8 +45,8 @@ class Planner:
         return not isinstance(self.admission, AdmitWhenFree)
 
     def need(self, work: CohortWork) -> float:
-        """Seconds that a prompt needs alone; what short and long mean."""
-        return self.estimator.prefill(work)
+        """Seconds of the GPU that a prompt needs alone; what short and long mean."""
+        return self.estimator.need(work)
 
     def mean_layers(self, decode: DecodeWork, cohort: CohortWork, layers: LayerGroup) -> float:
         """How many layers of average cost ``layers`` are for ``cohort``."""

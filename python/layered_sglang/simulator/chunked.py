@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from layered_sglang.scheduling import CohortWork
+from layered_sglang.scheduling import CohortWork, DecodeWork
 from layered_sglang.simulator.replica import Replica, Request
 from layered_sglang.simulator.stock import StockWorld
 
@@ -20,6 +20,9 @@ class ChunkedSchedule:
 
     def pending(self) -> bool:
         return self._chunked is not None
+
+    def decoded(self, replica: Replica, decode: DecodeWork, seconds: float | None) -> None:
+        """It plans by no times."""
 
     def step(self, replica: Replica) -> bool:
         if self.mixed:

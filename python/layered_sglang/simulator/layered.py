@@ -6,6 +6,7 @@ from layered_sglang.scheduling import (
     WINDOW,
     CohortView,
     CohortWork,
+    DecodeWork,
     InFlight,
     Planner,
     QueueView,
@@ -48,6 +49,14 @@ class LayeredSchedule:
     def pending(self) -> bool:
         return bool(self._stack) or self._long is not None
 
+    def decoded(self, replica: Replica, decode: DecodeWork, seconds: float | None) -> None:
+        if not self.learns:
+            return
+        if seconds is None:
+            replica.measure = lambda measured: self.planner.observe(decode, None, 0, measured)
+        else:
+            self.planner.observe(decode, None, 0, seconds)
+
     def step(self, replica: Replica) -> bool:
         stack = self._stack
         may_admit = len(stack) < 2 if self.planner.overtakes else not stack
@@ -83,10 +92,11 @@ class LayeredSchedule:
             return end
         first, last = start == 0, end == layers
         times = replica.world.merged(decode, work, end - start, first, last)
-        if self.learns:
-            seconds = max(times) if replica.world.model.overlap else sum(times)
-            self.planner.observe(decode, work, end - start, seconds, True, first, last)
         replica.advance(times)
+        if self.learns and decode.requests:
+            replica.measure = lambda seconds: self.planner.observe(
+                decode, work, end - start, seconds, first == last, first, last
+            )
         replica.tick()
         return end
 

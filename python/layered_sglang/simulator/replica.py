@@ -9,6 +9,7 @@ from __future__ import annotations
 import heapq
 import math
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import Protocol
 
 import numpy as np
@@ -81,6 +82,10 @@ class Schedule(Protocol):
     def pending(self) -> bool:
         """Whether prompts have begun and are not through."""
 
+    def decoded(self, replica: Replica, decode: DecodeWork, seconds: float | None) -> None:
+        """An iteration with ``decode`` alone was launched. ``seconds``: that it took, where it is known
+        already; its result is in :attr:`Replica.measure` otherwise."""
+
 
 class Replica:
     """The state that all schedules share, and the loop."""
@@ -112,6 +117,10 @@ class Replica:
         )
         self._last_gaps = (0.0, 0.0)  # of all who decoded in it: on average, and the last one
         self._own_gaps: list[tuple[Request, float]] = []  # of others whose gap ended with it
+        #: Told what the iteration just launched took, from the result before it to its own.
+        self.measure: Callable[[float], None] | None = None
+        self._launched = 0.0  # that iteration
+        self._result = 0.0  # the last one that was seen
         self.prefixes: OrderedDict[int, None] = OrderedDict()
         self._shared = traffic.shared
         self._ends: list[tuple[int, int]] = []
@@ -170,8 +179,10 @@ class Replica:
             until = (self._arrivals[self._next][0] - self.now) / one
             steps = max(1, min(steps, math.ceil(until)))
         total, last = self.world.decode(n, self.context, steps)
+        work = DecodeWork(n, self.context)
         launch = self.world.launch_decode if self.world.model.overlap else 0.0
         self.advance(Times(total, launch))
+        self.schedule.decoded(self, work, None if steps == 1 else total / steps)
         if steps > 1 and self.world.model.overlap:
             self.seen = self.now - last
         self.iterations += steps
@@ -198,12 +209,17 @@ class Replica:
     def advance(self, times: Times) -> None:
         """Run an iteration. With overlap the host launches it while the GPU has the one before, and
         only then looks for that one's result; so a long launch lets everyone see it late."""
+        began = self.seen
         if not self.world.model.overlap:
+            self._tell(self.now)
             self.now += sum(times)
             self.seen = self.now
+            self._launched = began
             return
         device, host = times
-        launched, done = self.seen + host, self.now + device
+        launched, done = began + host, self.now + device
+        self._tell(max(self.now, launched) if self._unseen else self.now)
+        self._launched = began
         if not self._unseen:
             self.seen = launched
         elif launched > self.now:
@@ -215,6 +231,13 @@ class Replica:
         self._unseen = True
         if self._own_gaps:
             self._own_gaps = []
+
+    def _tell(self, result: float) -> None:
+        """The result of the iteration before is seen at ``result``."""
+        if self.measure is not None:
+            self.measure(result - max(self._result, self._launched))
+            self.measure = None
+        self._result = result
 
     def _delay(self, seconds: float) -> None:
         """The tokens of ``now`` are seen so much later."""

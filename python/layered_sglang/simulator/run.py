@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from layered_sglang.scheduling import CostModel
+from layered_sglang.scheduling import CostModel, Estimator
 from layered_sglang.simulator.replica import Replica
 from layered_sglang.simulator.results import Outcome
 from layered_sglang.simulator.router import route
@@ -29,6 +29,8 @@ class Setup:
         max_prefill_tokens: most tokens of a cohort.
         noise, bias: of reality against the model; see :class:`World`.
         seed: of the noise.
+        estimator: what the planner predicts by and learns with, where it is not ``model``: a server's own
+            figures. What it learns stays with it, for the next simulation in this process.
     """
 
     model: CostModel
@@ -38,18 +40,20 @@ class Setup:
     noise: float = 0.0
     bias: float = 1.0
     seed: int = 0
+    estimator: Estimator | None = None
 
     @property
     def differs(self) -> bool:
         """Whether the world is another than the planner's model."""
-        return self.noise > 0 or self.bias != 1.0
+        return self.noise > 0 or self.bias != 1.0 or self.estimator is not None
 
 
 def simulate_replica(system: System, setup: Setup, traffic: Traffic, number: int = 0) -> Outcome:
     """One replica from its first request to its last token."""
     model = dataclasses.replace(setup.model, decode_sizes=system.graph_sizes(setup.max_running))
     world = system.world(model, setup.noise, setup.bias, setup.seed * 1_000_003 + number)
-    schedule = system.schedule(model, setup.max_prefill_tokens, setup.differs)
+    estimator = setup.estimator or system.estimator(model, setup.differs)
+    schedule = system.schedule(estimator, setup.max_prefill_tokens, setup.differs)
     replica = Replica(traffic, schedule, world, setup.kv_tokens, setup.max_running)
     replica.run()
     return Outcome.of_replica(replica, traffic)

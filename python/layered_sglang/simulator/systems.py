@@ -63,18 +63,22 @@ class System:
         """The GPU and the host that it runs on."""
         return (StockWorld if self.stock else World)(model, noise, bias, seed)
 
-    def schedule(self, model: CostModel, max_tokens: int, learns: bool) -> Schedule:
-        """A new schedule for one replica.
+    def estimator(self, model: CostModel, learns: bool) -> Estimator:
+        """What the planner predicts by.
 
-        ``learns``: the world differs from ``model``; the planner starts with the margin that the
-        server starts with, and observes. Otherwise it has none and needs none.
+        ``learns``: the world differs from ``model``; the planner starts with the margin that the server
+        starts with. Otherwise it has none and needs none.
         """
-        if self.stock:
-            return ChunkedSchedule(int(self.number), self.kind == "mixed")
         correction = OnlineCorrection(FITTED_LIMIT)
         if not learns:
             correction.margin = 0.0
-        estimator = Estimator(model, correction)
+        return Estimator(model, correction)
+
+    def schedule(self, estimator: Estimator, max_tokens: int, learns: bool) -> Schedule:
+        """A new schedule for one replica, whose planner predicts by ``estimator`` and, if it ``learns``,
+        observes."""
+        if self.stock:
+            return ChunkedSchedule(int(self.number), self.kind == "mixed")
         if self.kind == "slo":
             planner, target = slo_planner(estimator), self.number / 1e3
         elif self.kind == "fixed":

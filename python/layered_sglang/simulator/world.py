@@ -80,11 +80,12 @@ class World:
     ) -> Times:
         """A layer group of the cohort beside decode; its ``first``, or its ``last``."""
         line = self.model.merged(decode, work)
-        if first or last:
-            line = line.at(first, last)
-        return self._timed(
-            line.device_seconds(layers), line.host_seconds(layers), decode, work, layers
-        )
+        device, host = line.device_seconds(layers), line.host_seconds(layers)
+        if first:
+            host += line.admission
+        if last:
+            device += line.finish
+        return self._timed(device, host, decode, work, layers)
 
     def prefill(self, work: CohortWork) -> Times:
         """SGLang's own prefill: all layers of the prompts alone."""
