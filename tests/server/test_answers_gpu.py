@@ -62,6 +62,10 @@ CASES = {
     "overlapped": Case("--layered-execution overlapped"),
     "gpt-oss": Case(preset="tiny-gpt-oss"),
     "deepseek-v2": Case(preset="tiny-deepseek-v2"),
+    "deepseek-v2, chunks, no layer graphs of groups": Case(
+        "--layered-max-prefill-tokens 1024 --layered-cuda-graph-max-tokens 0",
+        preset="tiny-deepseek-v2",
+    ),
     "deepseek-v3 fp8": Case(
         "--moe-kernels sglang", "--fp8-gemm-backend triton", "tiny-deepseek-v3", fp8=True
     ),
