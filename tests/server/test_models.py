@@ -166,6 +166,12 @@ def test_latent_attention_beside_layer_graphs(make_model, tmp_path):
     assert kinds.count("d") > 200 and kinds.count("m") >= 30
 
 
+@pytest.mark.parametrize("preset", ["tiny-deepseek-v2", "tiny-deepseek-v3"])
+def test_latent_attention_behind_expanded_prefixes(preset, make_model, tmp_path):
+    """Prefixes of 256 cached tokens and more are expanded, in our server alone."""
+    compare(make_model, tmp_path, preset, env={"SGLANG_CHUNKED_PREFIX_CACHE_THRESHOLD": "256"})
+
+
 def test_layer_groups_by_cost(make_model, tmp_path):
     """Dense layers before layers with experts, cut by what they cost under a target."""
     compare(make_model, tmp_path, "tiny-deepseek-v3", policy=("--itl-slo-ms", "25"))
