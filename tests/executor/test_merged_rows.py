@@ -127,12 +127,10 @@ def test_keys_and_values_of_both_parts_are_stored_at_once():
     assert cohort.stores and decode.stores
 
 
-@pytest.mark.parametrize("as_decode", [False, True])
-def test_layers_of_latent_attention_are_told_that_all_rows_decode(as_decode):
+def test_what_layers_read_of_merged_rows():
     cohort, decode = rows(5), rows(2, first=50)
-    merged = iteration.merge_inputs(cohort, decode, as_decode)
-    assert merged.forward_mode.is_decode() is as_decode
-    assert cohort.forward_mode.is_extend()
+    merged = iteration.merge_inputs(cohort, decode)
+    assert merged.forward_mode.is_extend()
     assert merged.input_ids.tolist() == [0, 1, 2, 3, 4, 50, 51]
     assert merged.positions.tolist() == [100, 101, 102, 103, 104, 150, 151]
     assert merged.out_cache_loc.tolist() == [1000, 1001, 1002, 1003, 1004, 1050, 1051]

@@ -65,6 +65,10 @@ CASES = {
     "overlapped": Case("--layered-execution overlapped"),
     "gpt-oss": Case("--layer-group-tokens 64", preset="tiny-gpt-oss"),
     "deepseek-v2": Case("--layer-group-tokens 64", preset="tiny-deepseek-v2"),
+    "deepseek-v2, chunks, no layer graphs of groups": Case(
+        "--layered-max-prefill-tokens 1024 --layered-cuda-graph-max-tokens 0",
+        preset="tiny-deepseek-v2",
+    ),
     "deepseek-v3 fp8": Case(
         "--layer-group-tokens 64 --moe-kernels sglang",
         "--fp8-gemm-backend triton",

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import math
+import os
 import random
+from pathlib import Path
 
 import pytest
 from harness import (
@@ -20,6 +22,7 @@ from layered_sglang.executor.architectures import ARCHITECTURES
 from timed import run
 
 pytestmark = [pytest.mark.server, pytest.mark.timeout(900)]
+STAND_IN = Path(__file__).parent / "graph_stand_in"
 
 #: Architecture -> preset; Qwen3-MoE is what test_scenarios.py serves.
 PRESETS = {
@@ -84,8 +87,12 @@ def transformers_logprobs(folder, tokens: tuple[int, ...]) -> list[float]:
 EIGHT_LAYER_GROUPS = ("--num-layer-groups", "8")
 
 
-def compare(make_model, folder, preset, *flags: str, policy=EIGHT_LAYER_GROUPS) -> None:
-    """Compare a layered server's answers to those of SGLang's own schedule; both with ``flags``."""
+def compare(make_model, folder, preset, *flags: str, policy=EIGHT_LAYER_GROUPS, env=None) -> None:
+    """Compare a layered server's answers to those of SGLang's own schedule; both with ``flags``.
+
+    Args:
+        policy: flags of the layered server; ``env``: its environment.
+    """
     model = make_model(preset)
     with running(stock_command(model, free_port(), *flags), folder / "stock.log") as server:
         answers = asyncio.run(generate_all(server, ALL))
@@ -98,7 +105,7 @@ def compare(make_model, folder, preset, *flags: str, policy=EIGHT_LAYER_GROUPS) 
         assert got == pytest.approx(by_transformers, abs=2e-3)
     ours = ["--layered-max-prefill-tokens", "1000", "--enable-metrics"]
     command = layered_command(model, free_port(), *ours, *policy, *flags)
-    with running(command, folder / "layered.log") as server:
+    with running(command, folder / "layered.log", env) as server:
         answers, _ = run(
             server,
             STREAM,
@@ -116,8 +123,9 @@ def compare(make_model, folder, preset, *flags: str, policy=EIGHT_LAYER_GROUPS) 
         server.wait_idle()
         assert server.held_tokens() == 0
         counters = server.counters()
-    assert counters["iterations:merged"] >= (40 if policy == EIGHT_LAYER_GROUPS else 10)
-    assert counters["aborted_cohorts"] >= (1 if policy == EIGHT_LAYER_GROUPS else 0)
+    eight = policy[:2] == EIGHT_LAYER_GROUPS
+    assert counters["iterations:merged"] >= (40 if eight else 10)
+    assert counters["aborted_cohorts"] >= (1 if eight else 0)
     assert {answers.pop(gone).finish for gone in GONE} == {"abort"}
     if "--disable-radix-cache" not in flags:
         assert answers[AGAIN].cached >= 600
@@ -143,6 +151,25 @@ def test_tokens_are_stock_sglangs(preset, make_model, tmp_path):
 def test_sliding_windows_whatever_holds_their_keys(flags, make_model, tmp_path):
     """One pool for all layers, two pools without a radix tree, two without overlap."""
     compare(make_model, tmp_path, "tiny-gpt-oss", *flags)
+
+
+def test_latent_attention_beside_layer_graphs(make_model, tmp_path):
+    """Chunks of 1500 tokens attend the wide way; five cohorts fit into graphs: the narrow way."""
+    replays = tmp_path / "replays"
+    env = {
+        "GRAPH_STAND_IN_FILE": str(replays),
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(STAND_IN), os.environ.get("PYTHONPATH")])),
+    }
+    policy = (*EIGHT_LAYER_GROUPS, "--layered-max-prefill-tokens", "1500")
+    compare(make_model, tmp_path, "tiny-deepseek-v3", policy=policy, env=env)
+    kinds = replays.read_text()
+    assert kinds.count("d") > 200 and kinds.count("m") >= 30
+
+
+@pytest.mark.parametrize("preset", ["tiny-deepseek-v2", "tiny-deepseek-v3"])
+def test_latent_attention_behind_expanded_prefixes(preset, make_model, tmp_path):
+    """Prefixes of 256 cached tokens and more are expanded, in our server alone."""
+    compare(make_model, tmp_path, preset, env={"SGLANG_CHUNKED_PREFIX_CACHE_THRESHOLD": "256"})
 
 
 def test_layer_groups_by_cost(make_model, tmp_path):

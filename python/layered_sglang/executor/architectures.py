@@ -19,9 +19,9 @@ class Architecture:
     Attributes:
         stack: attribute that holds the decoder (embedding, layers, final norm).
         experts: whether it has mixture-of-experts layers (dense models gain nothing in bytes).
-        latent: whether its attention is latent (MLA). A prompt's keys and values may then be expanded
-            from the narrow vectors in the cache, while decode attends to these as they are. Merged rows
-            all do as decode does.
+        latent: whether its attention is latent (MLA). A prompt's keys and values are then expanded
+            from the narrow vectors in the cache, while decode attends to these as they are
+            (``latent_attention.py``).
         windows: whether some layers attend to a window, and keep their keys in a pool of their own.
     """
 

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
-from sglang.srt.model_executor.forward_batch_info import ForwardMode
 
 from layered_sglang.executor.architectures import Architecture
 from layered_sglang.executor.cohort_state import CarriedRows, CohortState
@@ -22,6 +22,7 @@ from layered_sglang.executor.decode_graphs import DecodeGraphRows
 from layered_sglang.executor.decode_rows import DecodeRows, EagerDecodeRows
 from layered_sglang.executor.green_contexts import Partitioning
 from layered_sglang.executor.kernel_loading import load_kernels
+from layered_sglang.executor.latent_attention import LatentAttention
 from layered_sglang.executor.layer_range import LayerRangeModel
 from layered_sglang.executor.merged_graphs import MergedLayerGraphs
 from layered_sglang.executor.mixed_attention import MixedAttention
@@ -56,6 +57,9 @@ class LayerGroupExecutor:
             cohort=model_runner._get_attention_backend(init_new_workspace=True),
             decode=model_runner._get_attention_backend(init_new_workspace=True),
         )
+        self._latent: LatentAttention | None = None
+        if architecture.latent:
+            self._latent = LatentAttention(self.model.layers, self.attention)
         self._eager_decode = EagerDecodeRows(self.model, self.attention.decode)
         self._decode_graphs: DecodeGraphRows | None = None
         self._merged_graphs: MergedLayerGraphs | None = None
@@ -136,6 +140,8 @@ class LayerGroupExecutor:
         self._activate(state)
         if not state.planned:
             self.attention.cohort.init_forward_metadata(cohort)
+            if self._latent is not None:
+                self._latent.plan(cohort)
             state.planned = True
         if decode is None:
             planned()
@@ -160,12 +166,18 @@ class LayerGroupExecutor:
 
     def _runs_side_by_side(self, cohort: ForwardBatch, decode: ForwardBatch) -> bool:
         """Only where merged rows have no graph: what is launched layer by layer hides behind decode."""
-        graphs = self._merged_graphs
         return (
             self._side_by_side is not None
-            and (graphs is None or not graphs.fits(cohort, decode))
+            and self._graphs_for(cohort, decode) is None
             and self._side_by_side.takes(decode)
         )
+
+    def _graphs_for(self, cohort: ForwardBatch, decode: ForwardBatch) -> MergedLayerGraphs | None:
+        """The graphs that the rows of both can replay, if there are some."""
+        graphs = self._merged_graphs
+        if graphs is None or not graphs.fits(cohort, decode):
+            return None
+        return graphs if self._latent is None or self._latent.takes_graphs(cohort) else None
 
     def _run_side_by_side(
         self,
@@ -208,17 +220,20 @@ class LayerGroupExecutor:
         assert cohort is not None
         self.attention.set_rows(cohort, decode, state.loads)
         try:
-            graphs = self._merged_graphs
-            if graphs is not None and graphs.fits(cohort, decode):
+            graphs = self._graphs_for(cohort, decode)
+            if graphs is not None:
+                if self._latent is not None:
+                    self._latent.together(cohort)
                 both = None if carried is None or before is None else (carried, before)
                 return graphs.run(layers, cohort, decode, both)
             rows = None
             if carried is not None and before is not None:
                 rows = CarriedRows.cat(carried, before)
-            merged = merge_inputs(cohort, decode, self.model.architecture.latent)
+            merged = merge_inputs(cohort, decode)
             if self.model.has_adapters:
                 _merge_adapters(merged, cohort, decode)
-            return self.model.run(layers, merged, rows, self.attention)
+            with nullcontext() if self._latent is None else self._latent.apart():
+                return self.model.run(layers, merged, rows, self.attention)
         finally:
             self.attention.set_rows(None, None)
 
@@ -234,21 +249,14 @@ class LayerGroupExecutor:
         return self.model.logits(cohort, out)
 
 
-def merge_inputs(
-    cohort: ForwardBatch, decode: ForwardBatch, as_decode: bool = False
-) -> ForwardBatch:
+def merge_inputs(cohort: ForwardBatch, decode: ForwardBatch) -> ForwardBatch:
     """Inputs of the active layer group: cohort rows first, decode rows behind them.
 
     Layers read these per-token fields; what is per request stays with the two parts, which attention
-    reads (:class:`MixedAttention`).
-
-    Args:
-        as_decode: tell the layers that all rows decode, so that latent attention projects all of them
-            for keys as the cache has them. Attention itself is told of each part what it is.
+    reads (:class:`MixedAttention`, :class:`LatentAttention`).
     """
     merged = dataclasses.replace(
         cohort,
-        forward_mode=ForwardMode.DECODE if as_decode else cohort.forward_mode,
         input_ids=torch.cat((cohort.input_ids, decode.input_ids)),
         positions=torch.cat((cohort.positions, decode.positions)),
         out_cache_loc=torch.cat((cohort.out_cache_loc, decode.out_cache_loc)),

@@ -59,10 +59,9 @@ def load_kernels(
         device: of the model.
 
     Returns:
-        How many numbers of rows were tried: 0 for models of latent attention, whose layers prepare their
-        keys for a backend of their own.
+        How many numbers of rows were tried.
     """
-    if model.architecture.latent or model.num_layers < 2:
+    if model.num_layers < 2:
         return 0
     nothing = NoAttention(attention)
     # The most rows first: in the memory that they leave all the others fit. The other way round every
@@ -90,5 +89,6 @@ def _rows(count: int, device: str) -> ForwardBatch:
         req_pool_indices=zeros[:1],
         seq_lens=zeros[:1],
         seq_lens_sum=count,
+        extend_prefix_lens_cpu=[0],
         num_token_non_padded_cpu=count,
     )

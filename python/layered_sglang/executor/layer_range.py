@@ -67,6 +67,11 @@ class LayerRangeModel:
             raise ValueError(f"expected layers 0 … {self.num_layers} on this rank, found {whole}")
 
     @property
+    def layers(self) -> Any:
+        """The decoder layers, first to last."""
+        return self._stack.layers
+
+    @property
     def has_adapters(self) -> bool:
         return self._adapters is not None
 

@@ -46,9 +46,20 @@ SIZES = (
 WARM_UPS = 2
 
 
-def sizes_up_to(max_rows: int) -> list[int]:
-    """The row counts that get a graph."""
-    return [size for size in SIZES if size <= max_rows]
+#: Most rows that get one with latent attention, which takes all rows of a graph the narrow way. For a
+#: prompt of so many tokens DeepSeek-V2-Lite multiplies a seventh more then; for a longer one, more.
+LATENT_ROWS = 2048
+
+
+def sizes_up_to(max_rows: int, latent: bool = False) -> list[int]:
+    """The row counts that get a graph.
+
+    Args:
+        max_rows: the configured limit.
+        latent: whether the model's attention is.
+    """
+    most = min(max_rows, LATENT_ROWS) if latent else max_rows
+    return [size for size in SIZES if size <= most]
 
 
 class MergedLayerGraphs:
@@ -74,7 +85,7 @@ class MergedLayerGraphs:
         max_rows: int,
     ) -> None:
         self._model, self._attention = model, attention
-        self.sizes = sizes_up_to(max_rows)
+        self.sizes = sizes_up_to(max_rows, model.architecture.latent)
         self._graphs: dict[int, list[BreakableCUDAGraph]] = {}  # by size: one a layer
         rows, config = self.sizes[-1], model_runner.model_config
         with torch.device(model_runner.device):
@@ -121,8 +132,7 @@ class MergedLayerGraphs:
 
     def _static_rows(self, size: int) -> ForwardBatch:
         """What layers read per token; attention takes its inputs from the iteration's own batches."""
-        # As merge_inputs does for rows without a graph: latent attention projects all of them for
-        # keys as the cache has them.
+        # All rows of latent attention go the narrow way: the wide one's shapes are those of the prompts.
         latent = self._model.architecture.latent
         return ForwardBatch(
             forward_mode=ForwardMode.DECODE if latent else ForwardMode.EXTEND,

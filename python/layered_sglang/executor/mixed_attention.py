@@ -58,6 +58,11 @@ class MixedAttention(AttentionBackend):
         # Called while a breakable graph is captured, it ends one graph, and after it the next begins.
         self._attend_between_graphs = eager_on_graph(True)(self._attend)
 
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """The two parts of the merged batch; none while no layer group is active."""
+        return self._parts
+
     def set_rows(
         self, cohort: ForwardBatch | None, decode: ForwardBatch | None, loads: int = -1
     ) -> None:

@@ -20,6 +20,9 @@ _BATCH = "sglang.srt.managers.schedule_batch"
 _RUNNER = "sglang.srt.model_executor.model_runner:ModelRunner"
 _GRAPHS = "sglang.srt.model_executor.runner.decode_cuda_graph_runner:DecodeCudaGraphRunner"
 _POOLS = "sglang.srt.mem_cache.kv_cache_configurator:KVCacheConfigurator"
+_LATENT_PREFIX = (
+    "sglang.srt.model_executor.forward_batch_deepseek_mha_mixin:ForwardBatchDeepSeekMHAMixin"
+)
 _BREAKABLE = (
     "sglang.srt.model_executor.runner_backend_utils.breakable_cuda_graph.breakable_cuda_graph"
 )
@@ -109,6 +112,11 @@ PINNED: dict[str, str] = {
     "sglang.srt.disaggregation.utils:prepare_abort": "req error_message status_code",
     "sglang.srt.model_executor.forward_batch_info:ForwardBatch.init_new": "batch model_runner "
     "capture_hidden_mode return_hidden_states_before_norm",
+    "sglang.srt.layers.communicator:AttentionInputs.__init__": "hidden_states forward_batch "
+    "qkv_latent_func",
+    "sglang.srt.layers.communicator:AttnTpContext.set_attn_inputs": "attn_inputs",
+    f"{_LATENT_PREFIX}.fetch_mha_one_shot_kv_indices": "",
+    f"{_LATENT_PREFIX}.prepare_chunked_prefix_cache_info": "device",
     "sglang.srt.server_args:ServerArgs.add_cli_args": "parser",
     "sglang.srt.server_args:ServerArgs.from_cli_args": "args",
     "sglang.srt.server_args:ServerArgs.get_model_config": "",

@@ -55,10 +55,12 @@ class PortableCpuPlatform(CpuDeviceMixin, SRTPlatform):
         from layered_sglang.platforms.adapters import leave_adapters_unpinned
         from layered_sglang.platforms.host_cache import build_host_pools
         from layered_sglang.platforms.kv_pools import build_windowed_pools
+        from layered_sglang.platforms.latent_prefix import choose_as_on_a_gpu
         from layered_sglang.platforms.torch_attention import TorchAttention
         from layered_sglang.platforms.torch_kernels import replace_triton_kernels
 
         register_attention_backend("torch_native")(TorchAttention)
+        choose_as_on_a_gpu("torch_native")
         build_windowed_pools()
         build_host_pools()
         leave_adapters_unpinned()

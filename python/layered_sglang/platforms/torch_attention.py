@@ -33,7 +33,7 @@ class TorchAttention(TorchNativeAttnBackend):
     ) -> torch.Tensor:
         latent = isinstance(self.token_to_kv_pool, MLATokenToKVPool)
         if latent and k is not None and v is not None and not save_kv_cache:
-            return self._attend_to_new(q, k, v, layer, forward_batch)
+            return self._attend_to_given(q, k, v, layer, forward_batch)
         if sinks is None and not self.use_sliding_window_kv_pool:
             return super().forward_extend(q, k, v, layer, forward_batch, save_kv_cache)
         return self._attend(
@@ -101,7 +101,7 @@ class TorchAttention(TorchNativeAttnBackend):
             start += count
         return out.view(queries.shape[0], -1)
 
-    def _attend_to_new(
+    def _attend_to_given(
         self,
         q: torch.Tensor,
         k: torch.Tensor,
@@ -109,14 +109,16 @@ class TorchAttention(TorchNativeAttnBackend):
         layer: RadixAttention,
         batch: ForwardBatch,
     ) -> torch.Tensor:
-        """Attention of prompts without a prefix, whose keys and values are not those of the cache: latent
-        attention keeps a narrow vector there, and expands it for prompts."""
+        """Attention of prompts whose keys and values are not those of the cache: latent attention keeps a
+        narrow vector there, and expands it for prompts; with ``mha_one_shot`` also those of their prefix.
+        """
         counts = batch.extend_seq_lens.tolist()
+        lengths = batch.seq_lens.tolist() if batch.mha_one_shot else counts
         heads, kv_heads = layer.tp_q_head_num, layer.tp_k_head_num
         parts = zip(
             q.view(-1, heads, layer.qk_head_dim).split(counts),
-            k.view(-1, kv_heads, layer.qk_head_dim).split(counts),
-            v.view(-1, kv_heads, layer.v_head_dim).split(counts),
+            k.view(-1, kv_heads, layer.qk_head_dim).split(lengths),
+            v.view(-1, kv_heads, layer.v_head_dim).split(lengths),
             strict=True,
         )
         return torch.cat([attend(*part, layer.scaling) for part in parts]).view(q.shape[0], -1)

@@ -51,7 +51,8 @@ class ModelShape:
         topk: experts that a row visits.
         head_params: the output head, once an iteration.
         kv_size: numbers in the KV cache per token.
-        attention_size: query heads × head dimension.
+        attention_size: query heads × head dimension; with latent attention the mean of the dimensions
+            of expanded keys and values.
         dtype_bytes: bytes of a weight and of a KV number.
         spread: see :data:`SPREAD_TRAINED`.
         layers: what the layers are, one by one; empty where they are all alike and see everything.
@@ -160,9 +161,10 @@ def _windows(config: Mapping[str, Any], layers: int) -> list[int]:
 
 def _latent_attention(config: Mapping[str, Any], tp_size: int) -> tuple[float, float, float]:
     """One rank's weights of latent attention, its numbers in the KV cache per token, and half of what
-    all heads multiply for a (query, key) pair (which elsewhere is heads × dimension).
+    all heads multiply for a (query, key) pair of a prompt (which elsewhere is heads × dimension).
 
-    Every rank holds the narrow projections and the whole cache, and has its share of the heads.
+    Every rank holds the narrow projections and the whole cache, and has its share of the heads. Keys
+    and values of prompts are expanded; decode, which is priced by the bytes it reads, expands nothing.
     """
     hidden, heads, latent = (
         config["hidden_size"],
@@ -175,4 +177,4 @@ def _latent_attention(config: Mapping[str, Any], tp_size: int) -> tuple[float, f
     everywhere = hidden * (latent + rotated) + (0 if narrow is None else hidden * narrow)
     shared = queries * (hidden if narrow is None else narrow)
     shared += heads * (latent * (plain + value) + hidden * value)
-    return everywhere + shared / tp_size, latent + rotated, heads * (2 * latent + rotated) / 2
+    return everywhere + shared / tp_size, latent + rotated, (queries + heads * value) / 2
