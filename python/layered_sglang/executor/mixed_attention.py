@@ -136,15 +136,15 @@ class MixedAttention(AttentionBackend):
         Linear attention takes ``mixed_qkv`` [tokens, queries, keys and values], ``a`` and ``b`` [tokens,
         value heads] -> [1, tokens, value heads, head_v_dim].
         """
-        assert layer is not None and forward_batch is not None
         if isinstance(layer, RadixLinearAttention):
             assert mixed_qkv is not None and a is not None and b is not None
             heads, width = layer.num_v_heads, layer.head_v_dim
             out = self._run((mixed_qkv, a, b), heads * width, layer, False, kwargs)
             return out.view(1, -1, heads, width)
-        assert q is not None
+        assert q is not None and layer is not None
         if save_kv_cache and k is not None and self._stores_plainly(layer, kwargs):
             # Both parts' keys and values at once; in a graph, which then costs the host nothing.
+            assert forward_batch is not None
             self.token_to_kv_pool.set_kv_buffer(
                 layer, KVWriteLoc(forward_batch.out_cache_loc), k, v
             )

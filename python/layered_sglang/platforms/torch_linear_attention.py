@@ -2,7 +2,7 @@
 
 SGLang has it as Triton kernels only. These have the kernels' names, arguments and results; a state is
 changed in place, in the slot that a request has in the pool. Prompts and decode take the same steps, so
-a prompt gives the same numbers however it is cut.
+a prompt gives the same numbers, to the last rounding, however it is cut.
 """
 
 from __future__ import annotations
@@ -109,13 +109,16 @@ def convolve_decode(
     *,
     conv_state_indices: torch.Tensor,
 ) -> torch.Tensor:
-    """The same for one new token of each request: ``x`` and the result are ``[requests, channels]``."""
-    states = [conv_state[slot] for slot in conv_state_indices.tolist()]
-    parts = [
-        _convolve(row[:, None], state, state, weight, bias)
-        for row, state in zip(x, states, strict=True)
-    ]
-    return torch.stack(parts)[..., 0] if parts else x
+    """The same for one new token of each request: ``x`` and the result are ``[requests, channels]``.
+
+    Slot −1 is padding here and in :func:`attend_decode`: nothing is read, and zeros are given.
+    """
+    out = torch.zeros_like(x)
+    for i, slot in enumerate(conv_state_indices.tolist()):
+        if slot >= 0:
+            state = conv_state[slot]
+            out[i] = _convolve(x[i, :, None], state, state, weight, bias)[:, 0]
+    return out
 
 
 def _convolve(
@@ -213,7 +216,10 @@ def attend_decode(
     keys = (mixed_qkv.shape[1] - values) // 2
     q, k, v = mixed_qkv.split((keys, keys, values), dim=-1)
     g, beta = gates(A_log, a, b, dt_bias)
+    out.zero_()
     for i, slot in enumerate(ssm_state_indices.tolist()):
+        if slot < 0:
+            continue
         out[i : i + 1], _, _ = attend_prompts(
             q[i].view(1, 1, -1, key_dim),
             k[i].view(1, 1, -1, key_dim),
