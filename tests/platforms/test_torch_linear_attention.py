@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import chain
 
 import pytest
 import torch
@@ -159,7 +160,7 @@ def test_projections_are_sorted_by_what_they_are():
         )
         for head in range(HEADS)
     ]
-    qkvz, ba = sum(names[:HEADS], []), sum(names[HEADS:], [])
+    qkvz, ba = (list(chain(*part)) for part in (names[:HEADS], names[HEADS:]))
     numbers = torch.arange(float(len(qkvz)))[None], torch.arange(float(len(ba)))[None]
     qkv, z, b, a = ours.split_projections(*numbers, HEADS, VALUE_HEADS, KEY, VALUE)
 

@@ -53,8 +53,9 @@ def test_answers_through_layer_graphs_are_stock_sglangs(
             server.log.read_text()
         )
         # Who overtakes whom depends on when requests come: a few mixtures more, if nobody did.
-        for seed in range(12 if policy is not OVERTAKING else 48):
-            if seed >= 12 and server.counters()["overtaking_cohorts"] > 0:
+        enough = 12 if model == "tiny" else 4  # linear attention is slow without a GPU
+        for seed in range(enough if policy is not OVERTAKING else 48):
+            if seed >= enough and server.counters()["overtaking_cohorts"] > 0:
                 break
             mixture = make_mixture(len(REQUESTS), seed)
             compared = [True] * len(REQUESTS)

@@ -101,9 +101,7 @@ class LayerRangeModel:
             out = run(layers, rows, carried)
         # NOTE: a postponed all-reduce is a mark on the tensor object; cutting or joining rows would
         # lose it and the sum over ranks with it.
-        assert not getattr(
-            getattr(out, "hidden", None), "_sglang_needs_allreduce_fusion", False
-        )
+        assert not getattr(getattr(out, "hidden", None), "_sglang_needs_allreduce_fusion", False)
         return out
 
     def _run_stage(

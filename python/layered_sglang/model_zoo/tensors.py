@@ -253,7 +253,9 @@ def _qwen3_next_layer(config: Config, layer: int, prefix: str) -> Iterator[Tenso
         yield from _linear_attention(config, f"{prefix}.linear_attn")
     else:
         for spec in _attention(config, prefix, norm=True):
-            if spec.name.endswith("q_proj.weight"):  # each head's queries, then the gate of its output
+            if spec.name.endswith(
+                "q_proj.weight"
+            ):  # each head's queries, then the gate of its output
                 queries, hidden = spec.shape
                 spec = replace(spec, shape=(2 * queries, hidden))
             yield spec

@@ -96,7 +96,9 @@ def convolve_prompts(
     for i, (slot, continues) in enumerate(requests):
         state = conv_states[slot]
         before = state if continues else torch.zeros_like(state)
-        parts.append(_convolve(x[:, starts[i] : starts[i + 1]], before, state, weight, bias))
+        out, last = _convolve(x[:, starts[i] : starts[i + 1]], before, weight, bias)
+        state.copy_(last)
+        parts.append(out)
     return torch.cat(parts, dim=1)
 
 
@@ -113,27 +115,29 @@ def convolve_decode(
 
     Slot −1 is padding here and in :func:`attend_decode`: nothing is read, and zeros are given.
     """
+    real, slots = _without_padding(conv_state_indices)
     out = torch.zeros_like(x)
-    for i, slot in enumerate(conv_state_indices.tolist()):
-        if slot >= 0:
-            state = conv_state[slot]
-            out[i] = _convolve(x[i, :, None], state, state, weight, bias)[:, 0]
+    new, conv_state[slots] = _convolve(x[real, :, None], conv_state[slots], weight, bias)
+    out[real] = new[..., 0]
     return out
 
 
 def _convolve(
-    new: torch.Tensor,
-    before: torch.Tensor,
-    state: torch.Tensor,
-    weight: torch.Tensor,
-    bias: torch.Tensor | None,
-) -> torch.Tensor:
-    """``new`` ``[channels, tokens]`` behind ``before``; the last inputs go to ``state``."""
-    inputs = torch.cat((before.to(new.dtype), new), dim=1)
-    taps, tokens = weight.shape[1], new.shape[1]
-    out = sum(weight[:, i, None] * inputs[:, i : i + tokens] for i in range(taps))
-    state.copy_(inputs[:, tokens:])
-    return silu(out if bias is None else out + bias[:, None])
+    new: torch.Tensor, before: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """``new`` ``[…, channels, tokens]`` behind ``before`` ``[…, channels, taps - 1]``; also gives what is
+    before the next tokens."""
+    inputs = torch.cat((before.to(new.dtype), new), dim=-1)
+    taps, tokens = weight.shape[1], new.shape[-1]
+    out = sum(weight[:, i, None] * inputs[..., i : i + tokens] for i in range(taps))
+    out = out if bias is None else out + bias[:, None]
+    return silu(out), inputs[..., tokens:].to(before.dtype)
+
+
+def _without_padding(slots: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Which rows have a slot, and theirs."""
+    real = (slots >= 0).nonzero()[:, 0]
+    return real, slots[real].long()
 
 
 def gates(
@@ -179,15 +183,14 @@ def attend_prompts(
         ``[1, tokens, value_heads, value_dim]``, and nothing for states in between, which SGLang asks for
         on a GPU only.
     """
-    each = v.shape[2] // q.shape[2]
-    queries, keys = (_normed(x[0]).repeat_interleave(each, dim=1) for x in (q, k))
-    queries *= q.shape[-1] ** -0.5
+    q, k = (_of_value_heads(x[0], v.shape[2]) for x in (q, k))
+    q *= q.shape[-1] ** -0.5
     keeps, out = g[0].exp(), torch.empty_like(v)
     starts = cu_seqlens.tolist()
     for i, slot in enumerate(initial_state_indices.tolist()):
         state = initial_state[slot].float()
         for t in range(starts[i], starts[i + 1]):
-            out[0, t] = _step(state, queries[t], keys[t], v[0, t].float(), keeps[t], beta[0, t])
+            out[0, t] = _step(state, q[t], k[t], v[0, t].float(), keeps[t], beta[0, t])
         initial_state[slot] = state
     return out, None, None
 
@@ -197,7 +200,7 @@ def attend_decode(
     mixed_qkv: torch.Tensor,
     a: torch.Tensor,
     b: torch.Tensor,
-    A_log: torch.Tensor,  # noqa: N803 (the kernel's name)
+    A_log: torch.Tensor,
     dt_bias: torch.Tensor,
     scale: float,
     initial_state: torch.Tensor,
@@ -214,22 +217,15 @@ def attend_decode(
     _, value_heads, value_dim, key_dim = initial_state.shape
     values = value_heads * value_dim
     keys = (mixed_qkv.shape[1] - values) // 2
-    q, k, v = mixed_qkv.split((keys, keys, values), dim=-1)
-    g, beta = gates(A_log, a, b, dt_bias)
+    real, slots = _without_padding(ssm_state_indices)
+    q, k, v = mixed_qkv[real].split((keys, keys, values), dim=-1)
+    q, k = (_of_value_heads(x.reshape(len(real), -1, key_dim), value_heads) for x in (q, k))
+    v = v.reshape(len(real), value_heads, value_dim).float()
+    (g,), (beta,) = gates(A_log, a[real], b[real], dt_bias)
+    state = initial_state[slots].float()
     out.zero_()
-    for i, slot in enumerate(ssm_state_indices.tolist()):
-        if slot < 0:
-            continue
-        out[i : i + 1], _, _ = attend_prompts(
-            q[i].view(1, 1, -1, key_dim),
-            k[i].view(1, 1, -1, key_dim),
-            v[i].view(1, 1, value_heads, value_dim),
-            g[:, i : i + 1],
-            beta[:, i : i + 1],
-            initial_state=initial_state,
-            initial_state_indices=ssm_state_indices[i : i + 1],
-            cu_seqlens=torch.tensor([0, 1]),
-        )
+    out[real, 0] = _step(state, q * scale, k, v, g.exp(), beta).to(out.dtype)
+    initial_state[slots] = state.to(initial_state.dtype)
 
 
 def _step(
@@ -240,23 +236,25 @@ def _step(
     keep: torch.Tensor,
     beta: torch.Tensor,
 ) -> torch.Tensor:
-    """One token: let ``state`` ``[heads, value_dim, key_dim]`` forget, correct what it holds for ``key``
-    towards ``value``, and read it with ``query``. All float32.
+    """One token: let ``state`` ``[…, heads, value_dim, key_dim]`` forget, correct what it holds for
+    ``key`` towards ``value``, and read it with ``query``. All float32.
 
     Returns:
-        ``[heads, value_dim]``.
+        ``[…, heads, value_dim]``.
     """
-    state *= keep[:, None, None]
-    held = torch.bmm(state, key[..., None])[..., 0]
-    correction = (value - held) * beta[:, None]
-    state += correction[..., None] * key[:, None]
-    return torch.bmm(state, query[..., None])[..., 0]
+    state *= keep[..., None, None]
+    held = (state @ key[..., None])[..., 0]
+    correction = (value - held) * beta[..., None]
+    state += correction[..., None] * key[..., None, :]
+    return (state @ query[..., None])[..., 0]
 
 
-def _normed(x: torch.Tensor) -> torch.Tensor:
-    """Vectors of length one, float32."""
+def _of_value_heads(x: torch.Tensor, heads: int) -> torch.Tensor:
+    """Queries or keys ``[tokens, fewer heads, key_dim]`` of length one, for each of the value heads that
+    share them: ``[tokens, heads, key_dim]`` float32."""
     x = x.float()
-    return x * torch.rsqrt((x * x).sum(-1, keepdim=True) + 1e-6)
+    x = x * torch.rsqrt((x * x).sum(-1, keepdim=True) + 1e-6)
+    return x.repeat_interleave(heads // x.shape[1], dim=1)
 
 
 def rms_norm_gated(

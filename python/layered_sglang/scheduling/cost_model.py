@@ -299,7 +299,9 @@ class CostModel:
             # Each request that decodes reads and writes its state, and each of a prompt's tokens is
             # multiplied with it three times: to forget, to correct, to read.
             attention = 2 * decode.requests * kind.state * 4 / c.kv_bandwidth
-            attention += 0.0 if cohort is None else 6 * cohort.tokens * kind.state / c.attention_flops
+            attention += (
+                0.0 if cohort is None else 6 * cohort.tokens * kind.state / c.attention_flops
+            )
             return dense + experts + attention + c.layer_seconds + rows * c.row_seconds
         attention = context * s.kv_size * s.dtype_bytes / c.kv_bandwidth
         attention += 4 * pairs * s.attention_size / c.attention_flops
