@@ -52,6 +52,12 @@ GPU_SIZES = {
     "deepseek_v2": _LATENT,
     "deepseek_v3": {**_LATENT, "q_lora_rank": 256},
     "glm4_moe": {**_WIDE, "head_dim": 128},
+    "qwen3_next": {
+        **_WIDE,
+        "linear_key_head_dim": 128,
+        "linear_value_head_dim": 128,
+        "shared_expert_intermediate_size": 128,
+    },
 }
 
 

@@ -49,3 +49,13 @@ def test_the_first_and_the_last_layer_run_with_many_numbers_of_rows():
 def test_a_model_of_one_layer_is_left_out():
     model = Recorder(1)
     assert load(model, 1000) == 0 and not model.ran
+
+
+def test_linear_attention_gets_zeros_of_its_own_shape():
+    linear = pytest.importorskip("sglang.srt.layers.radix_linear_attention").RadixLinearAttention
+    nothing = kernel_loading.NoAttention(
+        SimpleNamespace(token_to_kv_pool=None, req_to_token_pool=None)
+    )
+    layer = linear(0, 2, 2, 4, 8, 8, 16)
+    out = nothing.forward(layer=layer, forward_batch=None, mixed_qkv=torch.ones(5, 96), a=1, b=2)
+    assert out.shape == (1, 5, 4, 16) and not out.any()

@@ -9,6 +9,7 @@ import torch
 
 mixed_attention = pytest.importorskip("layered_sglang.executor.mixed_attention")
 iteration = pytest.importorskip("layered_sglang.executor.iteration")
+radix_linear_attention = pytest.importorskip("sglang.srt.layers.radix_linear_attention")
 memory_pool = pytest.importorskip("sglang.srt.mem_cache.memory_pool")
 
 LAYER = SimpleNamespace(tp_q_head_num=2, v_head_dim=3)
@@ -103,6 +104,38 @@ def test_captured_layers_share_views_and_a_result_whose_padding_is_zero(monkeypa
         assert outs[0][:, 0].tolist() == [1.0] * n + [2.0] * (end - n) + [0.0] * (8 - end)
         attention.set_rows(None, None)
     assert seen[0] is seen[1] and seen[1] is not seen[2] and seen[3].shape[0] == 3
+
+
+class LinearRecorder(Recorder):
+    """The same of linear attention, whose backends give ``[1, rows, value heads, head_v_dim]``."""
+
+    def forward(self, *, layer, forward_batch, mixed_qkv, a, b):
+        self.given = {"mixed_qkv": mixed_qkv, "a": a, "b": b}
+        return torch.full((1, mixed_qkv.shape[0], 3, 2), self.number)
+
+
+@pytest.mark.parametrize("captured", [False, True])
+def test_linear_attention_is_split_into_its_parts_too(monkeypatch, captured):
+    layer = radix_linear_attention.RadixLinearAttention(0, 1, 1, 3, 4, 4, 2)
+    attention = mixed_attention.MixedAttention(LinearRecorder(1.0), LinearRecorder(2.0))
+    inputs = {name: torch.randn(8, w) for name, w in {"mixed_qkv": 14, "a": 3, "b": 3}.items()}
+    calls = []
+    if captured:
+        monkeypatch.setattr(attention, "_attend_between_graphs", lambda *call: calls.append(call))
+        with attention.capturing():
+            out = attention.forward(layer=layer, forward_batch=None, **inputs)
+        out.fill_(float("nan"))
+        attention.set_rows(rows(5), rows(2))
+        attention.pad(7, 8)
+        attention._attend(*calls[0])
+    else:
+        attention.set_rows(rows(5), rows(2))
+        out = attention.forward(layer=layer, forward_batch=None, **inputs)
+    assert out.shape == (1, 8, 3, 2)
+    assert out[0, :, 2, 1].tolist() == [1.0] * 5 + [2.0] * 2 + [0.0]
+    for part, backend in ((slice(0, 5), attention.cohort), (slice(5, 7), attention.decode)):
+        for name, tensor in inputs.items():
+            assert torch.equal(backend.given[name], tensor[part]), name
 
 
 def test_keys_and_values_of_both_parts_are_stored_at_once():

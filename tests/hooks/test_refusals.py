@@ -44,6 +44,7 @@ ASKED = {
     "--enable-attn-tp-input-scattered": {"enable_attn_tp_input_scattered": True},
     "--enable-mis": {"enable_mis": True},
     "--debug-tensor-dump-output-folder": {"debug_tensor_dump_output_folder": "/dump"},
+    "--enable-linear-replayssm": {"enable_linear_replayssm": True},
     "--use-ray": {"use_ray": True},
     "--smg-grpc-mode": {"smg_grpc_mode": True},
     "--encoder-only": {"encoder_only": True},
@@ -113,9 +114,16 @@ def test_latent_attention_on_a_backend_that_does_not_mix(plain_args):
     assert "use --attention-backend fa3 or triton" in str(e.value)
 
 
-def test_adapters_with_latent_attention(plain_args):
-    args = server_args(plain_args, "DeepseekV3ForCausalLM", enable_lora=True)
-    with pytest.raises(ConfigError, match="--enable-lora and latent attention"):
+@pytest.mark.parametrize(
+    ("architecture", "kind"),
+    [
+        ("DeepseekV3ForCausalLM", "latent attention"),
+        ("Qwen3NextForCausalLM", "linear attention"),
+    ],
+)
+def test_adapters_with_other_attention(plain_args, architecture, kind):
+    args = server_args(plain_args, architecture, enable_lora=True)
+    with pytest.raises(ConfigError, match=f"--enable-lora and {kind}"):
         refusals.refuse_unsupported(args, LayeredConfig())
     refusals.refuse_unsupported(server_args(plain_args, enable_lora=True), LayeredConfig())
 
@@ -125,6 +133,7 @@ def test_adapters_with_latent_attention(plain_args):
     [
         ("DeepseekV3ForCausalLM", "latent attention"),
         ("GptOssForCausalLM", "attention windows"),
+        ("Qwen3NextForCausalLM", "linear attention"),
     ],
 )
 def test_host_cache_of_other_pools(plain_args, architecture, kind):

@@ -17,6 +17,7 @@ PUBLISHED_TOTALS = {
     "gpt-oss-20b": 20.9,
     "mixtral-8x7b": 46.7,
     "deepseek-v2-lite": 15.7,
+    "qwen3-next-80b-a3b": 79.7,
     "qwen3-8b": 8.2,
 }
 PUBLISHED_ACTIVE = {

@@ -35,7 +35,15 @@ shapes = st.sampled_from([WINDOWED, DENSE_FIRST])
 
 @pytest.mark.parametrize(
     "preset",
-    ["gpt-oss-20b", "tiny-deepseek-v2", "tiny-deepseek-v3", "tiny-glm4-moe", "tiny-qwen2-moe"],
+    [
+        "gpt-oss-20b",
+        "qwen3-next-80b-a3b",
+        "tiny-deepseek-v2",
+        "tiny-deepseek-v3",
+        "tiny-glm4-moe",
+        "tiny-qwen2-moe",
+        "tiny-qwen3-next",
+    ],
 )
 def test_a_shape_has_the_weights_of_its_model(preset):
     config = PRESETS[preset].config

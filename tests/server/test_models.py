@@ -34,11 +34,18 @@ PRESETS = {
     "MixtralForCausalLM": "tiny-mixtral",
     "Qwen2MoeForCausalLM": "tiny-qwen2-moe",
     "Qwen3ForCausalLM": "tiny-qwen3",
+    "Qwen3NextForCausalLM": "tiny-qwen3-next",
 }
 
 #: Where SGLang's own schedule, too, computes with operators of ours (``platforms/``): it is compared
 #: with transformers first.
-WITH_OUR_OPERATORS = {"tiny-deepseek-v2", "tiny-deepseek-v3", "tiny-gpt-oss", "tiny-qwen2-moe"}
+WITH_OUR_OPERATORS = {
+    "tiny-deepseek-v2",
+    "tiny-deepseek-v3",
+    "tiny-gpt-oss",
+    "tiny-qwen2-moe",
+    "tiny-qwen3-next",
+}
 
 _RNG = random.Random(7)
 IGNORE_EOS = (("ignore_eos", True),)
@@ -70,7 +77,7 @@ def transformers_logprobs(folder, tokens: tuple[int, ...]) -> list[float]:
     model = AutoModelForCausalLM.from_pretrained(folder).eval()
     config = model.config
     for layer in model.model.layers:
-        attention = layer.self_attn
+        attention = getattr(layer, "self_attn", None)
         if config.model_type == "gpt_oss":
             layer.mlp.experts.limit = config.swiglu_limit  # a constant in transformers
             attention.sinks.data = attention.sinks.data.bfloat16().float()  # as SGLang keeps them

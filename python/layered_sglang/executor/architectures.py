@@ -2,7 +2,8 @@
 
 The mechanism drives a model through its own ``forward`` as a pipeline stage (``layer_range.py``), so
 any SGLang model that can be pipelined with ``hidden_states`` and ``residual`` as its only carried
-state is one entry here. Each entry has a token-equality test in ``tests/server``.
+state is one entry here; so is one that cannot, if its stack is no more than its layers in a row. Each
+entry has a token-equality test in ``tests/server``.
 """
 
 from __future__ import annotations
@@ -23,12 +24,17 @@ class Architecture:
             from the narrow vectors in the cache, while decode attends to these as they are
             (``latent_attention.py``).
         windows: whether some layers attend to a window, and keep their keys in a pool of their own.
+        linear: whether some layers have linear attention: a state a request, changed by every token, in
+            a pool of their own.
+        staged: whether the decoder runs as a pipeline stage. If not, its layers are called one by one.
     """
 
     stack: str = "model"
     experts: bool = True
     latent: bool = False
     windows: bool = False
+    linear: bool = False
+    staged: bool = True
 
 
 ARCHITECTURES: dict[str, Architecture] = {
@@ -41,6 +47,7 @@ ARCHITECTURES: dict[str, Architecture] = {
     "Qwen2MoeForCausalLM": Architecture(),
     "Qwen3ForCausalLM": Architecture(experts=False),
     "Qwen3MoeForCausalLM": Architecture(),
+    "Qwen3NextForCausalLM": Architecture(linear=True, staged=False),
 }
 
 

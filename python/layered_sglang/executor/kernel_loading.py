@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from sglang.srt.layers.attention.base_attn_backend import AttentionBackend
+from sglang.srt.layers.radix_linear_attention import RadixLinearAttention
 from sglang.srt.model_executor.forward_batch_info import ForwardBatch, ForwardMode
 
 from layered_sglang.executor.cohort_state import CarriedRows
@@ -35,15 +36,21 @@ class NoAttention(AttentionBackend):
 
     def forward(
         self,
-        q: torch.Tensor,
-        k: torch.Tensor | None,
-        v: torch.Tensor | None,
-        layer: RadixAttention,
-        forward_batch: ForwardBatch,
+        q: torch.Tensor | None = None,
+        k: torch.Tensor | None = None,
+        v: torch.Tensor | None = None,
+        layer: RadixAttention | RadixLinearAttention | None = None,
+        forward_batch: ForwardBatch | None = None,
         save_kv_cache: bool = True,
+        mixed_qkv: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> torch.Tensor:
-        """``q`` [tokens, heads * head_dim] -> zeros [tokens, heads * v_head_dim]."""
+        """``q`` [tokens, heads * head_dim] -> zeros [tokens, heads * v_head_dim]; of linear attention
+        ``mixed_qkv`` [tokens, …] -> zeros [1, tokens, value heads, head_v_dim]."""
+        if isinstance(layer, RadixLinearAttention):
+            assert mixed_qkv is not None
+            return mixed_qkv.new_zeros(1, mixed_qkv.shape[0], layer.num_v_heads, layer.head_v_dim)
+        assert q is not None and layer is not None
         return q.new_zeros(q.shape[0], layer.tp_q_head_num * layer.v_head_dim)
 
 

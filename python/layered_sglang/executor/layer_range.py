@@ -4,6 +4,8 @@ SGLang's models can run as pipeline stages: they read ``start_layer``, ``end_lay
 ``pp_group.is_first_rank`` / ``is_last_rank``, take ``PPProxyTensors`` in and give them out. Here one
 process plays every stage in turn. Model code stays untouched, and whatever a model does around its
 layers (embedding, final norm, expert placement) happens as its authors wrote it.
+
+A model whose decoder knows no stages has its layers called here (``Architecture.staged``).
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
+from sglang.srt.eplb.expert_distribution import get_global_expert_distribution_recorder
 from sglang.srt.model_executor.forward_batch_info import PPProxyTensors
 from sglang.srt.model_executor.forward_context import ForwardContext, forward_context
 
@@ -62,6 +65,8 @@ class LayerRangeModel:
         self.architecture = architecture
         self._adapters = adapters
         self.num_layers = len(self._stack.layers)
+        if not architecture.staged:
+            return
         whole = (self._stack.start_layer, self._stack.end_layer)
         if whole != (0, self.num_layers):
             raise ValueError(f"expected layers 0 … {self.num_layers} on this rank, found {whole}")
@@ -97,18 +102,48 @@ class LayerRangeModel:
             hidden states ``[tokens, hidden_size]``.
         """
         self._prepare_adapters(rows)
+        run = self._run_stage if self.architecture.staged else self._run_layers
+        with self._ending(layers), forward_context(ForwardContext(attn_backend=attention)):
+            out = run(layers, rows, carried)
+        # NOTE: a postponed all-reduce is a mark on the tensor object; cutting or joining rows would
+        # lose it and the sum over ranks with it.
+        assert not getattr(getattr(out, "hidden", None), "_sglang_needs_allreduce_fusion", False)
+        return out
+
+    def _run_stage(
+        self, layers: LayerGroup, rows: ForwardBatch, carried: CarriedRows | None
+    ) -> CarriedRows | torch.Tensor:
+        """``layers`` as a pipeline stage of the model's own forward."""
         proxy = None
         if carried is not None:
             proxy = PPProxyTensors({"hidden_states": carried.hidden, "residual": carried.residual})
-        with self._as_stage(layers), forward_context(ForwardContext(attn_backend=attention)):
+        with self._as_stage(layers):
             out = self._stack(rows.input_ids, rows.positions, rows, None, pp_proxy_tensors=proxy)
         if layers.end == self.num_layers:
             return out
-        hidden = out["hidden_states"]
-        # NOTE: a postponed all-reduce is a mark on the tensor object; cutting or joining rows would
-        # lose it and the sum over ranks with it.
-        assert not getattr(hidden, "_sglang_needs_allreduce_fusion", False)
-        return CarriedRows(hidden, out["residual"])
+        return CarriedRows(out["hidden_states"], out["residual"])
+
+    def _run_layers(
+        self, layers: LayerGroup, rows: ForwardBatch, carried: CarriedRows | None
+    ) -> CarriedRows | torch.Tensor:
+        """``layers`` one by one, as the model's own forward calls them all."""
+        if carried is None:
+            hidden, residual = self._stack.embed_tokens(rows.input_ids), None
+        else:
+            hidden, residual = carried.hidden, carried.residual
+        recorder = get_global_expert_distribution_recorder()
+        for i in range(*layers):
+            with recorder.with_current_layer(i):
+                hidden, residual = self._stack.layers[i](
+                    layer_id=i,
+                    positions=rows.positions,
+                    hidden_states=hidden,
+                    residual=residual,
+                    forward_batch=rows,
+                )
+        if layers.end < self.num_layers:
+            return CarriedRows(hidden, residual)
+        return self._stack.norm(hidden, residual)[0]
 
     @torch.no_grad()
     def logits(self, rows: ForwardBatch, hidden: torch.Tensor) -> LogitsProcessorOutput:
@@ -123,19 +158,28 @@ class LayerRangeModel:
 
     @contextmanager
     def _as_stage(self, layers: LayerGroup) -> Iterator[None]:
+        """Within it the decoder is the pipeline stage of ``layers``."""
         stack = self._stack
-        last = layers.end == self.num_layers
         before = (stack.start_layer, stack.end_layer, stack.pp_group)
-        # A layer may leave its all-reduce to the next layer's norm, unless it is the last of its stage.
-        border = None if last else getattr(stack.layers[layers.end - 1], "layer_communicator", None)
-        border_was_last = border is not None and border.is_last_layer
         stack.start_layer, stack.end_layer = layers
-        stack.pp_group = _STAGES[layers.start == 0, last]
-        if border is not None:
-            border.is_last_layer = True
+        stack.pp_group = _STAGES[layers.start == 0, layers.end == self.num_layers]
         try:
             yield
         finally:
             stack.start_layer, stack.end_layer, stack.pp_group = before
-            if border is not None:
-                border.is_last_layer = border_was_last
+
+    @contextmanager
+    def _ending(self, layers: LayerGroup) -> Iterator[None]:
+        """Within it the last of ``layers`` leaves nothing to the next: a layer may leave its all-reduce
+        to the next layer's norm, unless it is the last of its stage."""
+        border = None
+        if layers.end < self.num_layers:
+            border = getattr(self._stack.layers[layers.end - 1], "layer_communicator", None)
+        if border is None:
+            yield
+            return
+        was_last, border.is_last_layer = border.is_last_layer, True
+        try:
+            yield
+        finally:
+            border.is_last_layer = was_last

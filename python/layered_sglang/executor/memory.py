@@ -35,7 +35,8 @@ class RowSizes:
 
     Attributes:
         hidden: the hidden size.
-        query, key_value: all query heads; keys and values of all their heads together.
+        query, key_value: all query heads; keys and values of all their heads together. Where linear
+            attention is wider: the gate of its output, and its queries, keys and values.
         inter: intermediate size of an expert, or of the MLP of a dense layer.
         top_k: experts a row visits; 1 in a dense model.
         experts: routed experts; 0 in a dense model.
@@ -59,14 +60,20 @@ class RowSizes:
         if config.get("kv_lora_rank"):
             # Queries are as wide as the cache's narrow vectors, which all of them share.
             head_dim, kv_heads = config["kv_lora_rank"] + config["qk_rope_head_dim"], tp_size
+        query, key_value = -(-heads // tp_size) * head_dim, -(-2 * kv_heads // tp_size) * head_dim
+        if config.get("linear_num_value_heads"):
+            values = config["linear_num_value_heads"] * config["linear_value_head_dim"]
+            keys = config["linear_num_key_heads"] * config["linear_key_head_dim"]
+            query = max(query, -(-values // tp_size))
+            key_value = max(key_value, -(-(2 * keys + values) // tp_size))
         experts = num_experts(config)
         inter = config.get("intermediate_size") or 0
         if experts:
             inter = config.get("moe_intermediate_size") or inter
         return RowSizes(
             hidden=hidden,
-            query=-(-heads // tp_size) * head_dim,
-            key_value=-(-2 * kv_heads // tp_size) * head_dim,
+            query=query,
+            key_value=key_value,
             inter=-(-inter // tp_size),
             top_k=int(config.get("num_experts_per_tok") or 1) if experts else 1,
             experts=experts,

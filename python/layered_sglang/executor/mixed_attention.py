@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from sglang.srt.layers.attention.base_attn_backend import AttentionBackend
+from sglang.srt.layers.radix_linear_attention import RadixLinearAttention
 from sglang.srt.mem_cache.memory_pool import KVWriteLoc, MHATokenToKVPool
 from sglang.srt.model_executor.runner_backend_utils.breakable_cuda_graph import eager_on_graph
 
@@ -22,6 +23,10 @@ if TYPE_CHECKING:
 
 #: Further arguments that have a row a token: the rotated part of latent attention's queries and keys.
 PER_TOKEN = ("q_rope", "k_rope")
+
+#: What a layer attends with: queries, keys and values; or of linear attention all three in one, what a
+#: token lets the state forget, and what it writes.
+Inputs = tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]
 
 
 class Part(NamedTuple):
@@ -120,29 +125,56 @@ class MixedAttention(AttentionBackend):
 
     def forward(
         self,
-        q: torch.Tensor,
-        k: torch.Tensor | None,
-        v: torch.Tensor | None,
-        layer: RadixAttention,
-        forward_batch: ForwardBatch,
+        q: torch.Tensor | None = None,
+        k: torch.Tensor | None = None,
+        v: torch.Tensor | None = None,
+        layer: RadixAttention | RadixLinearAttention | None = None,
+        forward_batch: ForwardBatch | None = None,
         save_kv_cache: bool = True,
+        mixed_qkv: torch.Tensor | None = None,
+        a: torch.Tensor | None = None,
+        b: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> torch.Tensor:
-        """``q`` [tokens, heads * head_dim] (``k``, ``v`` likewise) -> [tokens, heads * v_head_dim]."""
+        """``q`` [tokens, heads * head_dim] (``k``, ``v`` likewise) -> [tokens, heads * v_head_dim].
+
+        Linear attention takes ``mixed_qkv`` [tokens, queries, keys and values], ``a`` and ``b`` [tokens,
+        value heads] -> [1, tokens, value heads, head_v_dim].
+        """
+        if isinstance(layer, RadixLinearAttention):
+            assert mixed_qkv is not None and a is not None and b is not None
+            heads, width = layer.num_v_heads, layer.head_v_dim
+            out = self._run((mixed_qkv, a, b), heads * width, layer, False, kwargs)
+            return out.view(1, -1, heads, width)
+        assert q is not None and layer is not None
         if save_kv_cache and k is not None and self._stores_plainly(layer, kwargs):
             # Both parts' keys and values at once; in a graph, which then costs the host nothing.
+            assert forward_batch is not None
             self.token_to_kv_pool.set_kv_buffer(
                 layer, KVWriteLoc(forward_batch.out_cache_loc), k, v
             )
             save_kv_cache = False
         width = layer.tp_q_head_num * layer.v_head_dim
+        return self._run((q, k, v), width, layer, save_kv_cache, kwargs)
+
+    def _run(
+        self,
+        inputs: Inputs,
+        width: int,
+        layer: RadixAttention | RadixLinearAttention,
+        save_kv_cache: bool,
+        kwargs: dict[str, Any],
+    ) -> torch.Tensor:
+        """Attend, or put a break for it into the graph that is captured. Returns ``[tokens, width]``."""
+        first = inputs[0]
+        assert first is not None
         if not self._capturing:
-            out = q.new_empty(q.shape[0], width)
-            self._attend(None, out, q, k, v, layer, save_kv_cache, **kwargs)
+            out = first.new_empty(first.shape[0], width)
+            self._attend(None, out, inputs, layer, save_kv_cache, **kwargs)
             return out
-        out = self._output(q, width)
-        places = tuple(map(self._place, (out, q, k, v)))
-        self._attend_between_graphs(places, out, q, k, v, layer, save_kv_cache, **kwargs)
+        out = self._output(first, width)
+        places = tuple(map(self._place, (out, *inputs)))
+        self._attend_between_graphs(places, out, inputs, layer, save_kv_cache, **kwargs)
         return out
 
     def _stores_plainly(self, layer: RadixAttention, kwargs: dict[str, Any]) -> bool:
@@ -193,23 +225,22 @@ class MixedAttention(AttentionBackend):
         self,
         places: tuple[int, ...] | None,
         out: torch.Tensor,
-        q: torch.Tensor,
-        k: torch.Tensor | None,
-        v: torch.Tensor | None,
-        layer: RadixAttention,
+        inputs: Inputs,
+        layer: RadixAttention | RadixLinearAttention,
         save_kv_cache: bool,
         **kwargs: Any,
     ) -> None:
         """Fill ``out``, but for the rows behind the two parts.
 
         Args:
-            places: of ``out``, ``q``, ``k``, ``v``, where a graph keeps them; else ``None``.
+            places: of ``out`` and ``inputs``, where a graph keeps them; else ``None``.
         """
         if self._capturing:
             out.zero_()
             return
         assert self._parts
-        outs, qs, ks, vs = map(self._cut, (out, q, k, v), places or (None,) * 4)
+        outs, *parts = map(self._cut, (out, *inputs), places or (None,) * 4)
+        linear = isinstance(layer, RadixLinearAttention)
         target: Any
         for i, (backend, rows, start, end, loads) in enumerate(self._parts):
             own = kwargs
@@ -221,7 +252,13 @@ class MixedAttention(AttentionBackend):
             target = outs[i]
             rows._attn_output = target  # some backends write right there
             with self.waiting_for(loads) if loads >= 0 else nullcontext():
-                result = backend.forward(qs[i], ks[i], vs[i], layer, rows, save_kv_cache, **own)
+                one, two, three = (part[i] for part in parts)
+                if linear:
+                    result = backend.forward(
+                        layer=layer, forward_batch=rows, mixed_qkv=one, a=two, b=three, **own
+                    )
+                else:
+                    result = backend.forward(one, two, three, layer, rows, save_kv_cache, **own)
             if result.data_ptr() != target.data_ptr():
                 target.copy_(result.view(target.shape))
         if places is None and end < out.shape[0]:

@@ -104,6 +104,10 @@ class LayeredModelRunner(ModelRunner):
             return super()._forward_raw(forward_batch, *args, **kwargs)
         state = step.cohort.state
         decode = None if forward_batch is state.forward_batch else forward_batch
+        if decode is not None and step.is_first:
+            # States of linear attention begin as zeros or as the cached prefix's. SGLang sees to that
+            # for the batch that it was given, once.
+            self._maybe_execute_deferred_mamba_cow_and_clear(state.forward_batch)
         with profile_range(f"layer_group{step.layers} tokens={step.cohort.tokens}"):
             logits = self.layer_groups.run(decode, state, step.layers, self._publish_tables_read)
         if decode is None:

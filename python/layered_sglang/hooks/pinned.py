@@ -79,6 +79,7 @@ PINNED: dict[str, str] = {
     f"{_RUNNER}._get_attention_backend": "init_new_workspace",
     f"{_RUNNER}._forward_raw": "forward_batch pp_proxy_tensors reinit_attn_backend "
     "split_forward_count",
+    f"{_RUNNER}._maybe_execute_deferred_mamba_cow_and_clear": "forward_batch",
     f"{_RUNNER}.init_cuda_graphs": "capture_decode_cuda_graph",
     f"{_GRAPHS}.__init__": "model_runner attn_backend speculative_num_steps "
     "speculative_num_draft_tokens",

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
 from layered_sglang.config import ConfigError, LayeredConfig
-from layered_sglang.executor.architectures import architecture_of
+from layered_sglang.executor.architectures import Architecture, architecture_of
 
 if TYPE_CHECKING:
     from sglang.srt.server_args import ServerArgs
@@ -147,6 +147,11 @@ REFUSALS: tuple[Refusal, ...] = (
         lambda a: a.debug_tensor_dump_output_folder,
         "it writes the tensors of whole forward passes",
     ),
+    Refusal(
+        "--enable-linear-replayssm",
+        lambda a: a.enable_linear_replayssm or a.enable_linear_replayssm_spec,
+        "states are then behind by tokens that are counted per forward pass",
+    ),
     Refusal("--use-ray", lambda a: a.use_ray, "its scheduler actors are not hooked"),
     Refusal(
         "--smg-grpc-mode", lambda a: a.smg_grpc_mode or a.grpc_mode, "its server is not hooked"
@@ -185,13 +190,15 @@ def _refuse_model(server_args: ServerArgs, layered: LayeredConfig) -> None:
     architecture = architecture_of(names)
     if architecture.latent:
         _refuse_attention_backends(server_args)
-        if server_args.enable_lora or server_args.lora_paths:
-            raise ConfigError(
-                "layered prefill does not work with --enable-lora and latent attention yet: adapters "
-                f"differ between prompt and decode rows, which run as one batch; {WAY_ON}"
-            )
-    if server_args.enable_hierarchical_cache and (architecture.latent or architecture.windows):
-        kind = "latent attention" if architecture.latent else "attention windows"
+    kind = _unlike_others(architecture)
+    if kind in ("latent attention", "linear attention") and (
+        server_args.enable_lora or server_args.lora_paths
+    ):
+        raise ConfigError(
+            f"layered prefill does not work with --enable-lora and {kind} yet: adapters differ between "
+            f"prompt and decode rows, which run as one batch; {WAY_ON}"
+        )
+    if server_args.enable_hierarchical_cache and kind:
         raise ConfigError(
             f"layered prefill does not work with --enable-hierarchical-cache and {kind} yet: layer "
             "groups are known to wait for keys and values loaded from the host in plain pools only; "
@@ -209,6 +216,15 @@ def _refuse_model(server_args: ServerArgs, layered: LayeredConfig) -> None:
             f"--num-layer-groups {groups} is more than the model's {model.num_hidden_layers} layers; "
             f"choose 1 to {model.num_hidden_layers}"
         )
+
+
+def _unlike_others(architecture: Architecture) -> str | None:
+    """What sets its attention apart; None: nothing does."""
+    if architecture.latent:
+        return "latent attention"
+    if architecture.linear:
+        return "linear attention"
+    return "attention windows" if architecture.windows else None
 
 
 #: Attention backends whose prompts may be given as decode is: latent, straight to the cache.

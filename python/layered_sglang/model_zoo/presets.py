@@ -72,12 +72,24 @@ _ENTRIES = (
         tiny.DEEPSEEK_V3,
         True,
     ),
+    Preset(
+        "tiny-qwen3-next",
+        "Qwen3-Next, linear attention in 6 of 8 layers, 16 experts, top-4, a gated shared expert",
+        tiny.QWEN3_NEXT,
+        True,
+    ),
     Preset("tiny-llama", "Llama, 8 dense layers", tiny.LLAMA, True),
     Preset("tiny-qwen3", "Qwen3, 8 dense layers", tiny.QWEN3, True),
     Preset("qwen3-30b-a3b", "Qwen3-30B-A3B as published", published.QWEN3_30B_A3B, False),
     Preset("gpt-oss-20b", "gpt-oss-20b as published", published.GPT_OSS_20B, False),
     Preset("mixtral-8x7b", "Mixtral-8x7B-v0.1 as published", published.MIXTRAL_8X7B, False),
     Preset("deepseek-v2-lite", "DeepSeek-V2-Lite as published", published.DEEPSEEK_V2_LITE, False),
+    Preset(
+        "qwen3-next-80b-a3b",
+        "Qwen3-Next-80B-A3B as published",
+        published.QWEN3_NEXT_80B_A3B,
+        False,
+    ),
     Preset("qwen3-8b", "Qwen3-8B as published, a dense model", published.QWEN3_8B, False),
 )
 

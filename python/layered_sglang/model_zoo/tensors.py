@@ -7,7 +7,7 @@ one. Names are those of the published checkpoints, which SGLang's and transforme
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum, auto
 from math import prod
 from typing import Any
@@ -22,11 +22,15 @@ class Role(Enum):
     NORM = auto()
     QUERY_KEY = auto()  # query and key projections
     QUERY_KEY_NORM = auto()  # RMSNorm per head, over queries or keys
+    OUTPUT_NORM = auto()  # RMSNorm per head, over what linear attention gives
     VALUE = auto()
     ATTENTION_OUTPUT = auto()
     ATTENTION_BIAS = auto()  # of the query, key and value projections
     ATTENTION_OUTPUT_BIAS = auto()
     SINK = auto()  # a learnt logit per head that takes part in the softmax and has no value
+    CONVOLUTION = auto()  # of linear attention: a few taps for each channel, along the tokens
+    DECAY = auto()  # of linear attention: logarithm of how fast a head forgets
+    DECAY_BIAS = auto()  # what is added to the part of it that the token decides
     ROUTER = auto()
     ROUTER_BIAS = auto()  # takes part in choosing the experts, not in weighting them
     ROUTER_LOGIT_BIAS = auto()  # takes part in both
@@ -229,6 +233,10 @@ def _glm4_moe_layer(config: Config, layer: int, prefix: str) -> Iterator[TensorS
 
 def _qwen2_moe_layer(config: Config, layer: int, prefix: str) -> Iterator[TensorSpec]:
     yield from _attention(config, prefix, bias="qkv")
+    yield from _experts_and_gated_shared_expert(config, prefix)
+
+
+def _experts_and_gated_shared_expert(config: Config, prefix: str) -> Iterator[TensorSpec]:
     router = (config["num_experts"], config["hidden_size"])
     yield TensorSpec(f"{prefix}.mlp.gate.weight", router, Role.ROUTER)
     for expert in range(config["num_experts"]):
@@ -238,6 +246,44 @@ def _qwen2_moe_layer(config: Config, layer: int, prefix: str) -> Iterator[Tensor
     yield from _gated_mlp(config, f"{prefix}.mlp.shared_expert", shared)
     gate = (1, config["hidden_size"])
     yield TensorSpec(f"{prefix}.mlp.shared_expert_gate.weight", gate, Role.SHARED_EXPERT_GATE)
+
+
+def _qwen3_next_layer(config: Config, layer: int, prefix: str) -> Iterator[TensorSpec]:
+    if is_linear(config, layer):
+        yield from _linear_attention(config, f"{prefix}.linear_attn")
+    else:
+        for spec in _attention(config, prefix, norm=True):
+            if spec.name.endswith(
+                "q_proj.weight"
+            ):  # each head's queries, then the gate of its output
+                queries, hidden = spec.shape
+                spec = replace(spec, shape=(2 * queries, hidden))
+            yield spec
+    yield from _experts_and_gated_shared_expert(config, prefix)
+
+
+def is_linear(config: Config, layer: int) -> bool:
+    """Whether ``layer`` keeps a state for each request instead of keys and values for each token."""
+    interval = config.get("full_attention_interval", 1)
+    return (layer + 1) % interval != 0
+
+
+def _linear_attention(config: Config, prefix: str) -> Iterator[TensorSpec]:
+    """Yield a gated delta net: queries, keys, values and the output's gate in one projection, the state's
+    decay and what a token writes to it in another."""
+    hidden = config["hidden_size"]
+    heads, value_heads = config["linear_num_key_heads"], config["linear_num_value_heads"]
+    keys, width = heads * config["linear_key_head_dim"], config["linear_value_head_dim"]
+    values = value_heads * width
+    inputs = (2 * keys + 2 * values, hidden)
+    yield TensorSpec(f"{prefix}.in_proj_qkvz.weight", inputs, Role.VALUE)
+    yield TensorSpec(f"{prefix}.in_proj_ba.weight", (2 * value_heads, hidden), Role.VALUE)
+    taps = (2 * keys + values, 1, config["linear_conv_kernel_dim"])
+    yield TensorSpec(f"{prefix}.conv1d.weight", taps, Role.CONVOLUTION)
+    yield TensorSpec(f"{prefix}.dt_bias", (value_heads,), Role.DECAY_BIAS)
+    yield TensorSpec(f"{prefix}.A_log", (value_heads,), Role.DECAY)
+    yield TensorSpec(f"{prefix}.norm.weight", (width,), Role.OUTPUT_NORM)
+    yield TensorSpec(f"{prefix}.out_proj.weight", (hidden, values), Role.ATTENTION_OUTPUT)
 
 
 def _deepseek_layer(config: Config, layer: int, prefix: str) -> Iterator[TensorSpec]:
@@ -309,4 +355,5 @@ _LAYERS: dict[str, Callable[[Config, int, str], Iterator[TensorSpec]]] = {
     "qwen2_moe": _qwen2_moe_layer,
     "qwen3": _qwen3_layer,
     "qwen3_moe": _qwen3_moe_layer,
+    "qwen3_next": _qwen3_next_layer,
 }

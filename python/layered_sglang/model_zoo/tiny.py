@@ -135,6 +135,35 @@ QWEN2_MOE: dict[str, Any] = {
     "use_sliding_window": False,
 }
 
+# Linear attention in three layers of four, its values in more heads than its keys; full attention with a
+# gate on its output, rotary embedding on half of each head, a shared expert behind a gate: as
+# Qwen3-Next has.
+QWEN3_NEXT: dict[str, Any] = {
+    **_COMMON,
+    "architectures": ["Qwen3NextForCausalLM"],
+    "model_type": "qwen3_next",
+    "attention_bias": False,
+    "decoder_sparse_step": 1,
+    "full_attention_interval": 4,
+    "head_dim": 128,
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "linear_conv_kernel_dim": 4,
+    "linear_key_head_dim": 64,
+    "linear_num_key_heads": 4,
+    "linear_num_value_heads": 8,
+    "linear_value_head_dim": 64,
+    "mlp_only_layers": [],
+    "moe_intermediate_size": 64,
+    "norm_topk_prob": True,
+    "num_experts": 16,
+    "num_experts_per_tok": 4,
+    "output_router_logits": False,
+    "partial_rotary_factor": 0.5,
+    "router_aux_loss_coef": 0.001,
+    "shared_expert_intermediate_size": 64,
+}
+
 _DEEPSEEK: dict[str, Any] = {
     **_COMMON,
     "attention_bias": False,

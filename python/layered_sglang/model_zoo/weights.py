@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 #: Channels of the residual stream that name a token's route; tokens of a route share their experts.
 ROUTES = 8
 
+#: Models that add one to what their checkpoints call a norm's weight.
+NORMS_ADD_ONE = ("qwen3_next",)
+
 
 @dataclass(frozen=True)
 class WeightScales:
@@ -39,6 +42,8 @@ class WeightScales:
         except that one expert is never chosen.
     sink: a head's logit without a value, against the attention logits' own spread.
     expert_bias: biases inside the experts.
+    convolution: the taps of linear attention's convolution, which sums up four of them.
+    decay: how fast linear attention forgets: a head's mean rate, before the token's own part.
     norm_spread: standard deviation of norm weights around their mean.
     logits: standard deviation of the logits of printable bytes; other tokens have a fraction of it,
         so that generated text is mostly readable and the end-of-text tokens are rare.
@@ -56,6 +61,8 @@ class WeightScales:
     router_logit_bias: float = 0.02
     sink: float = 2.0
     expert_bias: float = 0.1
+    convolution: float = 0.5
+    decay: float = 0.05
     gate_up: float = 1.0
     down: float = 1.5
     norm_spread: float = 0.1
@@ -76,6 +83,8 @@ def random_weights(
     A tensor's values depend on the seed, its name and its shape only, so adding layers leaves the
     others as they were.
     """
+    import numpy as np
+
     deviation_times_root_fan_in = {
         Role.QUERY_KEY: scales.query_key,
         Role.VALUE: scales.value,
@@ -92,8 +101,10 @@ def random_weights(
         Role.SINK: scales.sink,
         Role.GATE_UP_BIAS: scales.expert_bias,
         Role.DOWN_BIAS: scales.expert_bias,
+        Role.CONVOLUTION: scales.convolution,
+        Role.DECAY_BIAS: 1.0,
     }
-    norm_mean = {Role.NORM: 1.0, Role.QUERY_KEY_NORM: scales.query_key}
+    norm_mean = {Role.NORM: 1.0, Role.QUERY_KEY_NORM: scales.query_key, Role.OUTPUT_NORM: 1.0}
 
     weights: dict[str, np.ndarray] = {}
     specs = list(model_tensors(config))
@@ -106,6 +117,10 @@ def random_weights(
             values *= deviation[spec.role]
         elif spec.role in norm_mean:
             values = norm_mean[spec.role] * (1 + scales.norm_spread * values)
+            if config["model_type"] in NORMS_ADD_ONE and spec.role is not Role.OUTPUT_NORM:
+                values -= 1.0
+        elif spec.role is Role.DECAY:
+            values = np.log(scales.decay) + 0.5 * values
         elif spec.role is Role.ROUTER:
             values = _router(values, scales)
         elif spec.role is Role.ROUTER_BIAS:

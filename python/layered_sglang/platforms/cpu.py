@@ -12,11 +12,14 @@ from sglang.srt.platforms.interface import SRTPlatform
 #: KV pool unless ``--max-total-tokens`` says otherwise. SGLang would take nearly half of the memory,
 #: which here is everybody's.
 MAX_TOTAL_TOKENS = 65_536
+#: States of linear attention, likewise. A request and the radix cache take up to five.
+MAX_STATES = 320
 
 
 class PortableCpuPlatform(CpuDeviceMixin, SRTPlatform):
     """SGLang's stock pools, allocators and native (PyTorch) operators on the CPU; attention sinks and
-    windows are ours (``torch_attention.py``).
+    windows are ours (``torch_attention.py``), and so is linear attention
+    (``torch_linear_attention.py``).
 
     SGLang's own CPU engine needs kernels for AMX; this one needs only torch. Scheduler, radix cache,
     overlap loop and HTTP server are the same as on a GPU.
@@ -34,6 +37,13 @@ class PortableCpuPlatform(CpuDeviceMixin, SRTPlatform):
         if "GptOssForCausalLM" in architectures and server_args.moe_runner_backend == "auto":
             # SGLang would lay the experts out for the triton_kernels package, which needs a GPU.
             server_args.moe_runner_backend = "triton"
+        if "Qwen3NextForCausalLM" in architectures and not server_args.disable_radix_cache:
+            # SGLang keeps states for its radix cache beside the overlap loop with GPU kernels only.
+            server_args.disable_overlap_schedule = True
+        if server_args.max_mamba_cache_size is None:
+            server_args.max_mamba_cache_size = MAX_STATES
+        # The convolution's part of a state is kept in bfloat16 otherwise, and a cut prompt would differ.
+        os.environ.setdefault("SGLANG_MAMBA_CONV_DTYPE", "float32")
         if server_args.enable_hierarchical_cache:
             # The others are GPU kernels.
             server_args.hicache_io_backend = "direct"
@@ -58,6 +68,9 @@ class PortableCpuPlatform(CpuDeviceMixin, SRTPlatform):
         from layered_sglang.platforms.latent_prefix import choose_as_on_a_gpu
         from layered_sglang.platforms.torch_attention import TorchAttention
         from layered_sglang.platforms.torch_kernels import replace_triton_kernels
+        from layered_sglang.platforms.torch_linear_attention import (
+            replace_linear_attention_kernels,
+        )
 
         register_attention_backend("torch_native")(TorchAttention)
         choose_as_on_a_gpu("torch_native")
@@ -65,6 +78,7 @@ class PortableCpuPlatform(CpuDeviceMixin, SRTPlatform):
         build_host_pools()
         leave_adapters_unpinned()
         replace_triton_kernels()
+        replace_linear_attention_kernels()
 
     def get_default_attention_backend(self) -> str:
         return "torch_native"

@@ -272,6 +272,10 @@ class CostModel:
                 s.kv_size * s.dtype_bytes / c.kv_bandwidth,
                 4 * s.attention_size / c.attention_flops,
                 kind.window,
+                # Each request that decodes reads and writes its state, and each of a prompt's tokens is
+                # multiplied with it three times: to forget, to correct, to read.
+                2 * kind.state * 4 / c.kv_bandwidth,
+                6 * kind.state / c.attention_flops,
                 count,
             )
             for kind, count in s.kinds
@@ -316,6 +320,9 @@ class CostModel:
             if len(kind.by_rows) >= REMEMBERED_ROWS:
                 kind.by_rows.clear()
             each = kind.by_rows[rows] = self._without_attention(kind, rows)
+        if kind.decode_state or kind.token_state:
+            tokens = 0 if cohort is None else cohort.tokens
+            return each + decode.requests * kind.decode_state + tokens * kind.token_state
         return each + context * kind.reading + pairs * kind.attending
 
     def _without_attention(self, kind: _Kind, rows: int) -> float:
@@ -349,6 +356,8 @@ class _Kind:
         expert, expert_products: of the routed experts: one's reading; a row's products.
         reading, attending: of attention: a decode row's token of context; a (query, key) pair.
         window: of :class:`LayerKind`.
+        decode_state, token_state: of linear attention: a decode row; a token of a prompt. 0: the layer
+            has keys and values.
         layers: how many there are of it.
         by_rows: seconds without attention by rows: iterations of a cohort differ in their context only.
     """
@@ -360,5 +369,7 @@ class _Kind:
     reading: float
     attending: float
     window: int
+    decode_state: float
+    token_state: float
     layers: int
     by_rows: dict[int, float] = field(default_factory=dict)

@@ -31,11 +31,14 @@ class LayerKind(NamedTuple):
         dense_params: weights that every row passes in this layer.
         expert_params: weights of one of its routed experts; 0 without any.
         window: tokens that a query attends to; 0: all before it.
+        state: numbers (float32) of a request's state, where the layer has one in the place of keys and
+            values; else 0.
     """
 
     dense_params: float
     expert_params: float
     window: int = 0
+    state: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -120,6 +123,10 @@ class ModelShape:
             attention = hidden * head_dim * (2 * heads + 2 * kv_heads) / tp_size
             kv_size = 2 * kv_heads * head_dim / tp_size
             attention_size = heads * head_dim
+        interval, linear = int(size("full_attention_interval", default=1)), None
+        if interval > 1:
+            linear = _linear_attention(config, tp_size)
+            attention += hidden * heads * head_dim / tp_size  # the gate of what it gives
         experts = num_experts(config)
         inter = size("intermediate_size")
         expert_inter = size("moe_intermediate_size", default=inter) if experts else 0
@@ -131,7 +138,9 @@ class ModelShape:
         expert = 3 * hidden * expert_inter / tp_size
         kinds = []
         for layer, window in enumerate(_windows(config, layers)):
-            if layer < dense_layers:
+            if linear is not None and (layer + 1) % interval:
+                kinds.append(LayerKind(linear[0] + with_experts, expert, state=linear[1]))
+            elif layer < dense_layers:
                 kinds.append(LayerKind(attention + mlp, 0.0, window))
             else:
                 kinds.append(LayerKind(attention + with_experts, expert, window))
@@ -157,6 +166,16 @@ def _windows(config: Mapping[str, Any], layers: int) -> list[int]:
     if not types or not window:
         return [0] * layers
     return [int(window) if kind == "sliding_attention" else 0 for kind in types[:layers]]
+
+
+def _linear_attention(config: Mapping[str, Any], tp_size: int) -> tuple[float, float]:
+    """One rank's weights of a gated delta net, and the numbers of a request's state: a matrix a head."""
+    hidden, value_heads = config["hidden_size"], config["linear_num_value_heads"]
+    keys = config["linear_num_key_heads"] * config["linear_key_head_dim"]
+    values = value_heads * config["linear_value_head_dim"]
+    projections = hidden * (2 * keys + 3 * values + 2 * value_heads)
+    convolution = (2 * keys + values) * config["linear_conv_kernel_dim"]
+    return (projections + convolution) / tp_size, values * config["linear_key_head_dim"] / tp_size
 
 
 def _latent_attention(config: Mapping[str, Any], tp_size: int) -> tuple[float, float, float]:

@@ -80,6 +80,7 @@ def _capture_on_the_cpu(_result: Any, runner: Any, *args: Any, **kwargs: Any) ->
         lambda run, *_args: Replay("m", run)
     )
     attention = runner.layer_groups.attention.decode
+    attention = getattr(attention, "full_attn_backend", attention)  # linear attention has its own
     type(attention).init_cuda_graph_state = lambda *_args: None
     type(attention).get_cuda_graph_seq_len_fill_value = lambda _self: 1
     assert decode_graphs.DecodeGraphRows.__mro__[1] is sglangs.DecodeCudaGraphRunner
