@@ -300,6 +300,26 @@ def test_auto_takes_what_was_measured_as_faster(server_args, monkeypatch) -> Non
         moe_runner.hand_over(torch.nn.ModuleList([one, other]), server_args, "layered")
 
 
+def test_auto_leaves_sglang_the_numbers_of_tokens_at_which_it_is_faster(
+    server_args, monkeypatch
+) -> None:
+    monkeypatch.setattr(moe_runner, "why_not_faster", lambda layer: None)
+    monkeypatch.setattr(moe_runner, "kept_by_sglang", lambda layer: range(3, 8))
+    monkeypatch.setattr(moe_runner, "run_layered", lambda layer, dispatched: "ours")
+    layer = make_layer()
+    layer.quant_method.apply = lambda layer, dispatched: "theirs"
+    moe_runner.hand_over(layer, server_args, "auto")
+
+    def computed_by(tokens: int) -> str:
+        hidden = types.SimpleNamespace(hidden_states=torch.empty(tokens, 2))
+        return layer.quant_method.apply(layer, hidden)
+
+    by = [computed_by(tokens) for tokens in (2, 3, 7, 8, 4096)]
+    assert by == ["ours", "theirs", "theirs", "ours", "ours"]
+    moe_runner.hand_over(layer, server_args, "layered")
+    assert layer.quant_method.apply is moe_runner.run_layered
+
+
 @pytest.mark.parametrize("gpu", ["NVIDIA H200", "NVIDIA H100 80GB HBM3"])
 def test_auto_wants_a_measurement(gpu: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: gpu)
@@ -314,7 +334,9 @@ def test_auto_wants_a_measurement(gpu: str, monkeypatch: pytest.MonkeyPatch) -> 
         "not measured as faster for (128, 8, 2048, 760) (experts, top k, hidden, intermediate) "
         f"on {gpu}"
     )
-    assert (moe_runner.why_not_faster(layer(384)) is None) == (gpu != "NVIDIA H200")
+    kept = [moe_runner.kept_by_sglang(layer(768 // tp)) for tp in (1, 2, 4, 8)]
+    measured = [range(3, 8), range(0), range(2, 512), range(0)]
+    assert kept == (measured if gpu == "NVIDIA H200" else [range(0)] * 4)
     assert moe_runner.why_not_faster(layer(768, torch.float8_e4m3fn)) == (
         "not measured as faster in fp8 for (128, 8, 2048, 768) (experts, top k, hidden, "
         f"intermediate) on {gpu}"

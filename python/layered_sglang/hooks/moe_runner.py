@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -62,17 +63,19 @@ def hand_over(model: torch.nn.Module, server_args: ServerArgs, choice: str) -> s
     for layer in layers:
         router = find_router(model, layer) if is_mxfp4(layer) else None
         reason: str | None = "--moe-kernels sglang"
+        kept = range(0)
         if choice != "sglang":
             reason = why_not(layer, server_args, router)
         if choice == "auto" and not reason:
-            reason = why_not_faster(layer)
+            reason, kept = why_not_faster(layer), kept_by_sglang(layer)
         if reason:
             reasons[reason] = None
             continue
         if router is not None:
             take_over_mxfp4(layer, router)
         else:
-            layer.quant_method.apply = run_layered  # in this instance only
+            # In this instance only.
+            layer.quant_method.apply = run_some(layer, kept) if kept else run_layered
         served += 1
     if choice == "layered" and served < max(1, len(layers)):
         why = next(iter(reasons), "the model has none")
@@ -106,6 +109,18 @@ def run_layered(layer: FusedMoE, dispatch_output: StandardDispatchOutput) -> Sta
             x, w13, w2, *routing, routed_scaling_factor=routed_scaling_factor, out=out
         )
     return StandardCombineInput(hidden_states=y)
+
+
+def run_some(layer: FusedMoE, kept: range) -> Callable[..., StandardCombineInput]:
+    """:func:`run_layered`, but for numbers of tokens that SGLang keeps; the weights serve both."""
+    theirs = layer.quant_method.apply
+
+    def run(layer: FusedMoE, dispatch_output: StandardDispatchOutput) -> StandardCombineInput:
+        if dispatch_output.hidden_states.shape[0] in kept:
+            return theirs(layer, dispatch_output)
+        return run_layered(layer, dispatch_output)
+
+    return run
 
 
 def why_not(layer: FusedMoE, server_args: ServerArgs, router: TopK | None = None) -> str | None:
@@ -180,6 +195,14 @@ def why_not_faster(layer: FusedMoE) -> str | None:
             f"intermediate) on {gpu}"
         )
     return None
+
+
+def kept_by_sglang(layer: FusedMoE) -> range:
+    """Numbers of tokens at which ``auto`` leaves such a layer to SGLang's kernels, which are faster."""
+    sizes, (dtype, device) = sizes_of(layer), dtype_and_device_of(layer)
+    gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
+    known = known_faster(sizes, gpu, dtype)
+    return range(0) if known is None else known.sglang_keeps.get(sizes, range(0))
 
 
 def is_mxfp4(layer: FusedMoE) -> bool:
