@@ -105,11 +105,14 @@ def compare(name: str, logs: Path) -> dict:
 
 
 @pytest.fixture(scope="module")
-def reports() -> Iterator[dict[str, dict]]:
-    """By case; run side by side, as each waits for its servers to start for most of its time."""
+def reports(request: pytest.FixtureRequest) -> Iterator[dict[str, dict]]:
+    """By selected case; run side by side, as each waits for its servers to start for most of its time."""
     logs = Path(os.environ.get("OUT", tempfile.mkdtemp())) / "answers"
     logs.mkdir(parents=True, exist_ok=True)
-    names = [name for name, case in CASES.items() if case.gpus <= torch.cuda.device_count()]
+    selected = {
+        i.callspec.params["name"] for i in request.session.items if i.module is request.module
+    }
+    names = [name for name in selected if CASES[name].gpus <= torch.cuda.device_count()]
     with ThreadPoolExecutor(len(names)) as pool:
         yield dict(zip(names, pool.map(lambda name: compare(name, logs), names), strict=True))
 
