@@ -78,6 +78,9 @@ CASES = {
     "qwen3 fp8, our kernels": Case(
         "--layer-group-tokens 64 --moe-kernels layered", "--fp8-gemm-backend triton", fp8=True
     ),
+    "qwen3-next": Case(
+        "--layer-group-tokens 128", "--max-mamba-cache-size 120", preset="tiny-qwen3-next"
+    ),
     "two GPUs": Case(
         "--layer-group-tokens 64",
         f"{DETERMINISTIC} --tp 2 --enforce-disable-flashinfer-allreduce-fusion",
