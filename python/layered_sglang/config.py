@@ -87,7 +87,7 @@ class LayeredConfig:
         4096,
         "On a GPU, layer groups of up to this many rows (prompt tokens and running requests) replay "
         "CUDA graphs; longer ones keep the GPU busy anyway. 0: none. Memory and start-up time grow "
-        "with it. Latent attention: up to 2048 at most.",
+        "with it.",
         type=int,
         metavar="TOKENS",
     )

@@ -37,6 +37,7 @@ def rows(tokens: int, mode: ForwardMode, first: int = 0, prefix: int = 0) -> For
         seq_lens_sum=tokens,
         num_token_non_padded_cpu=tokens,
         extend_prefix_lens_cpu=[prefix],
+        extend_seq_lens_cpu=[tokens],
     )
 
 
@@ -164,13 +165,13 @@ def test_a_prefix_that_is_expanded_is_looked_up_before_tables_may_change(prefix,
 
 
 class Graphs:
-    """Layer graphs of up to 8 rows."""
+    """Layer graphs of up to 4096 rows."""
 
     def __init__(self) -> None:
         self.seen = []
 
     def fits(self, cohort, decode):
-        return cohort.input_ids.shape[0] + decode.input_ids.shape[0] <= 8
+        return cohort.input_ids.shape[0] + decode.input_ids.shape[0] <= 4096
 
     def run(self, layers, cohort, decode, both):
         self.seen.append(cohort.attn_attend_prefix_cache)
@@ -179,15 +180,16 @@ class Graphs:
 
 
 @pytest.mark.parametrize(
-    ("tokens", "prefix", "replays"), [(5, 0, 1), (5, 100, 1), (5, 9000, 0), (50, 0, 0)]
+    ("tokens", "prefix", "replays"),
+    [(4000, 0, 1), (4000, 8000, 1), (400, 9000, 1), (1600, 9000, 1), (1900, 9000, 0), (5000, 0, 0)],
 )
-def test_graphs_are_for_few_rows_without_a_prefix_to_expand(tokens, prefix, replays):
+def test_graphs_are_for_rows_that_are_narrow_or_have_few_pairs(tokens, prefix, replays):
     made = executor()
     made._merged_graphs = graphs = Graphs()
     cohort = rows(tokens, ForwardMode.EXTEND, prefix=prefix)
     cohort.fetch_mha_one_shot_kv_indices = lambda: None
     cohort.set_attn_attend_prefix_cache(False)  # it was wide in the iteration before
-    decode = rows(2, ForwardMode.DECODE, first=50)
+    decode = rows(2, ForwardMode.DECODE, first=6000)
     made.run(decode, CohortState(cohort), LayerGroup(0, 1), lambda: None)
     assert graphs.seen == [None] * replays, "None: keys are as the cache has them"
     calls = made.model.layers[0].self_attn.calls

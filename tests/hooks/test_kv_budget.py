@@ -54,7 +54,6 @@ def runner(
         ),
     )
     model_config = SimpleNamespace(
-        hf_config=SimpleNamespace(architectures=config["architectures"]),
         hf_text_config=SimpleNamespace(to_dict=lambda: config),
         dtype=SimpleNamespace(itemsize=2),
         num_hidden_layers=48,

@@ -33,6 +33,11 @@ WIDE = (
     AttnForwardMethod.MHA_ONE_SHOT,
     AttnForwardMethod.MHA_CHUNKED_KV,
 )
+#: Most (query, key) pairs of prompts that may be narrow although SGLang's are wide: those of 1,850 tokens
+#: behind 8,192 cached ones, or of 5,800 behind none. A layer whose parts are launched one by one takes
+#: the host 2.5 ms (DeepSeek-V2-Lite, benchmarks/results/2026-11-26-h200-latent-attention.md), as long as
+#: the GPU needs for 5,000 tokens; a captured one takes it a small part of that.
+NARROW_PAIRS = 2**24
 #: Numbers that one narrow call takes from the allocator of zeros (fp8 weights).
 ZEROS = 2
 
@@ -58,11 +63,11 @@ class LatentAttention:
         return self._method(cohort) in WIDE
 
     def takes_graphs(self, cohort: ForwardBatch) -> bool:
-        """Whether these rows, if they are few, may go the narrow way, as captured layers do.
-
-        Few rows multiply little either way, unless SGLang finds a cached prefix long enough to expand.
-        """
-        return not any(cohort.extend_prefix_lens_cpu) or not self.is_wide(cohort)
+        """Whether these rows, if there are graphs of their number, may go the narrow way, as captured
+        layers do: what it multiplies more is little, or SGLang would do so, too."""
+        parts = zip(cohort.extend_seq_lens_cpu, cohort.extend_prefix_lens_cpu, strict=True)
+        pairs = sum(new * (prefix + new / 2) for new, prefix in parts)
+        return pairs <= NARROW_PAIRS or not self.is_wide(cohort)
 
     def plan(self, cohort: ForwardBatch) -> None:
         """Look up where the cached prefix of ``cohort`` is, while the request tables hold still. SGLang

@@ -46,20 +46,9 @@ SIZES = (
 WARM_UPS = 2
 
 
-#: Most rows that get one with latent attention, which takes all rows of a graph the narrow way. For a
-#: prompt of so many tokens DeepSeek-V2-Lite multiplies a seventh more then; for a longer one, more.
-LATENT_ROWS = 2048
-
-
-def sizes_up_to(max_rows: int, latent: bool = False) -> list[int]:
-    """The row counts that get a graph.
-
-    Args:
-        max_rows: the configured limit.
-        latent: whether the model's attention is.
-    """
-    most = min(max_rows, LATENT_ROWS) if latent else max_rows
-    return [size for size in SIZES if size <= most]
+def sizes_up_to(max_rows: int) -> list[int]:
+    """The row counts that get a graph."""
+    return [size for size in SIZES if size <= max_rows]
 
 
 class MergedLayerGraphs:
@@ -85,7 +74,7 @@ class MergedLayerGraphs:
         max_rows: int,
     ) -> None:
         self._model, self._attention = model, attention
-        self.sizes = sizes_up_to(max_rows, model.architecture.latent)
+        self.sizes = sizes_up_to(max_rows)
         self._graphs: dict[int, list[BreakableCUDAGraph]] = {}  # by size: one a layer
         rows, config = self.sizes[-1], model_runner.model_config
         with torch.device(model_runner.device):

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 from sglang.srt.mem_cache.kv_cache_configurator import KVCacheConfigurator
 from sglang.srt.model_executor.cuda_graph_config import Backend
 
-from layered_sglang.executor.architectures import architecture_of
 from layered_sglang.executor.memory import MemoryNeeds, RowSizes, memory_needs
 from layered_sglang.executor.merged_graphs import sizes_up_to
 from layered_sglang.hooks.server_args import layered_config
@@ -49,8 +48,7 @@ def needs_of(runner: ModelRunner) -> MemoryNeeds:
     batches = list(decode.bs or ()) if captures else []
     merged: list[int] = []
     if batches and args.ep_size == 1:
-        latent = architecture_of(list(runner.model_config.hf_config.architectures)).latent
-        merged = sizes_up_to(config.layered_cuda_graph_max_tokens, latent)
+        merged = sizes_up_to(config.layered_cuda_graph_max_tokens)
     return memory_needs(
         rows,
         config.layered_max_prefill_tokens,
