@@ -89,6 +89,8 @@ def test_captured_layers_share_views_and_a_result_whose_padding_is_zero(monkeypa
     with attention.capturing():
         outs = [attention.forward(*given, LAYER, None) for given in (qkv, qkv, elsewhere)]
     assert len({out.data_ptr() for out in outs}) == 1
+    # Of what is inside something else the graphs would keep the memory.
+    assert [sum(isinstance(arg, torch.Tensor) for arg in call) for call in calls] == [4] * 3
     outs[0].fill_(float("nan"))  # of a batch without padding
     seen = []
     for cohort, decode in ((rows(5), rows(2)), (rows(3), rows(1))):
@@ -124,6 +126,7 @@ def test_linear_attention_is_split_into_its_parts_too(monkeypatch, captured):
         monkeypatch.setattr(attention, "_attend_between_graphs", lambda *call: calls.append(call))
         with attention.capturing():
             out = attention.forward(layer=layer, forward_batch=None, **inputs)
+        assert sum(isinstance(arg, torch.Tensor) for arg in calls[0]) == 4
         out.fill_(float("nan"))
         attention.set_rows(rows(5), rows(2))
         attention.pad(7, 8)

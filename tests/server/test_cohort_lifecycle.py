@@ -26,8 +26,14 @@ from harness import Request, free_port, generate, layered_command, running
 pytestmark = [pytest.mark.server, pytest.mark.timeout(900)]
 
 
-#: Model and schedule of the server. gpt-oss has two KV pools, one for its layers with a window.
-SERVED = [("tiny", "overlap"), ("tiny", "sync"), ("tiny-gpt-oss", "overlap")]
+#: Model and schedule of the server. gpt-oss has two KV pools, one for its layers with a window, and
+#: Qwen3-Next one of states, which SGLang keeps without overlap where no GPU is.
+SERVED = [
+    ("tiny", "overlap"),
+    ("tiny", "sync"),
+    ("tiny-gpt-oss", "overlap"),
+    ("tiny-qwen3-next", "sync"),
+]
 
 
 @pytest.fixture(scope="module", params=SERVED, ids="-".join)

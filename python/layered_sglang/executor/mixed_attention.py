@@ -170,11 +170,13 @@ class MixedAttention(AttentionBackend):
         assert first is not None
         if not self._capturing:
             out = first.new_empty(first.shape[0], width)
-            self._attend(None, out, inputs, layer, save_kv_cache, **kwargs)
+            self._attend(None, out, *inputs, layer, save_kv_cache, **kwargs)
             return out
         out = self._output(first, width)
         places = tuple(map(self._place, (out, *inputs)))
-        self._attend_between_graphs(places, out, inputs, layer, save_kv_cache, **kwargs)
+        # NOTE: SGLang keeps no tensor alive that it is given so. One inside a tuple it would, and every
+        # captured layer would have memory of its own.
+        self._attend_between_graphs(places, out, *inputs, layer, save_kv_cache, **kwargs)
         return out
 
     def _stores_plainly(self, layer: RadixAttention, kwargs: dict[str, Any]) -> bool:
@@ -225,7 +227,9 @@ class MixedAttention(AttentionBackend):
         self,
         places: tuple[int, ...] | None,
         out: torch.Tensor,
-        inputs: Inputs,
+        first: torch.Tensor,
+        second: torch.Tensor | None,
+        third: torch.Tensor | None,
         layer: RadixAttention | RadixLinearAttention,
         save_kv_cache: bool,
         **kwargs: Any,
@@ -233,13 +237,14 @@ class MixedAttention(AttentionBackend):
         """Fill ``out``, but for the rows behind the two parts.
 
         Args:
-            places: of ``out`` and ``inputs``, where a graph keeps them; else ``None``.
+            places: of ``out`` and the three inputs, where a graph keeps them; else ``None``.
+            first, second, third: see :data:`Inputs`.
         """
         if self._capturing:
             out.zero_()
             return
         assert self._parts
-        outs, *parts = map(self._cut, (out, *inputs), places or (None,) * 4)
+        outs, *parts = map(self._cut, (out, first, second, third), places or (None,) * 4)
         linear = isinstance(layer, RadixLinearAttention)
         target: Any
         for i, (backend, rows, start, end, loads) in enumerate(self._parts):

@@ -1,8 +1,7 @@
-"""Linear attention (gated delta nets) in plain PyTorch, token by token.
+"""Linear attention (gated delta nets, arXiv 2412.06464) in plain PyTorch.
 
-SGLang has it as Triton kernels only. These have the kernels' names, arguments and results; a state is
-changed in place, in the slot that a request has in the pool. Prompts and decode take the same steps, so
-a prompt gives the same numbers, to the last rounding, however it is cut.
+SGLang has it as Triton kernels only. These have the kernels' arguments and results; a state is changed
+in place, in the slot that a request has in the pool.
 """
 
 from __future__ import annotations
@@ -11,6 +10,9 @@ from typing import Any
 
 import torch
 from torch.nn.functional import silu, softplus
+
+#: Tokens of a prompt that are computed at once.
+CHUNK = 64
 
 
 def replace_linear_attention_kernels() -> None:
@@ -184,15 +186,46 @@ def attend_prompts(
         on a GPU only.
     """
     q, k = (_of_value_heads(x[0], v.shape[2]) for x in (q, k))
-    q *= q.shape[-1] ** -0.5
-    keeps, out = g[0].exp(), torch.empty_like(v)
+    inputs = q * q.shape[-1] ** -0.5, k, v[0].float(), g[0], beta[0]
+    out = torch.empty_like(v)
     starts = cu_seqlens.tolist()
     for i, slot in enumerate(initial_state_indices.tolist()):
         state = initial_state[slot].float()
-        for t in range(starts[i], starts[i + 1]):
-            out[0, t] = _step(state, q[t], k[t], v[0, t].float(), keeps[t], beta[0, t])
+        for start in range(starts[i], starts[i + 1], CHUNK):
+            rows = slice(start, min(start + CHUNK, starts[i + 1]))
+            out[0, rows], state = _chunk(state, *(x[rows].transpose(0, 1) for x in inputs))
         initial_state[slot] = state
     return out, None, None
+
+
+def _chunk(
+    state: torch.Tensor,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    decay: torch.Tensor,
+    beta: torch.Tensor,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """What :func:`_step` does, for some tokens at once: what each writes to the state depends on what
+    those before it wrote, which is a triangular system of equations.
+
+    Args:
+        state: ``[heads, value_dim, key_dim]`` float32, as the other tensors.
+        query: ``[heads, tokens, key_dim]``; ``key``, ``value`` likewise.
+        decay: ``[heads, tokens]``, logarithms; ``beta`` likewise.
+
+    Returns:
+        ``[tokens, heads, value_dim]``, and the state after the last token.
+    """
+    kept = decay.cumsum(-1)[..., None]  # of the state, since before the chunk
+    since = (kept - kept.mT).tril().exp().tril()  # by token i, of what token j wrote
+    overlap = beta[..., None] * (key @ key.mT * since).tril(-1)
+    missing = beta[..., None] * (value - kept.exp() * (key @ state.mT))
+    written = torch.linalg.solve_triangular(overlap, missing, upper=False, unitriangular=True)
+    out = kept.exp() * (query @ state.mT) + (query @ key.mT * since) @ written
+    last = kept[:, -1:]
+    state = last.exp() * state + written.mT @ (key * (last - kept).exp())
+    return out.transpose(0, 1), state
 
 
 def attend_decode(
