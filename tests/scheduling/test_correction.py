@@ -8,7 +8,7 @@ import random
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from layered_sglang.scheduling import CohortWork, DecodeWork
+from layered_sglang.scheduling import CohortWork, DecodeWork, Iteration
 from layered_sglang.scheduling.correction import FIRST, GAIN, OUTLIER, OnlineCorrection
 from worlds import estimator
 
@@ -79,39 +79,6 @@ def test_iterations_that_look_short_beside_late_ones_do_not_decide():
     assert 0.95 < correction.cohort < 1.05
 
 
-@pytest.mark.parametrize("groups", [1, 2, 5])
-def test_first_layer_groups_that_come_early_teach_nothing_of_the_others(groups):
-    """Each cohort's first launch makes the decode iteration before 8 ms late and itself as much early."""
-    est = estimator()
-    decode, cohort = DecodeWork(2, 16_000), CohortWork.of_prompt(8000)
-    line = est.model.merged(decode, cohort)
-    rng = random.Random(3)
-    for _ in range(400):
-        for group in range(groups):
-            first, last = group == 0, group == groups - 1
-            seconds = 1.1 * line.at(first, last).seconds(8) * rng.lognormvariate(0, 0.02)
-            early = 0.008 if first and not last else 0.0
-            est.observe(decode, cohort, 8, seconds - early, first == last, first, last)
-        for i in range(20):
-            seconds = est.model.decode(decode).seconds() + (0.008 if i == 19 else 0.0)
-            est.observe(decode, None, 0, seconds * rng.lognormvariate(0, 0.02))
-    measured = 1.1 * line.seconds(8)
-    assert est.merged(decode, cohort).seconds(8) == pytest.approx(measured, rel=0.015)
-
-
-def test_the_first_layer_groups_teach_a_model_that_starts_from_a_data_sheet():
-    est = estimator()
-    est.correction.first = FIRST
-    decode, cohort = DecodeWork(2, 16_000), CohortWork.of_prompt(8000)
-    seconds = 1.5 * est.model.merged(decode, cohort).at(True, False).seconds(24)
-    for _ in range(FIRST):
-        est.observe(decode, cohort, 24, seconds, False, True, False)
-    learnt = est.correction.cohort
-    assert learnt > 1.3
-    est.observe(decode, cohort, 24, 2 * seconds, False, True, False)
-    assert est.correction.cohort == learnt
-
-
 @pytest.mark.parametrize("noise", [0.02, 0.05, 0.10])
 def test_the_margin_covers_99_of_100_iterations_with_a_layer_group(noise):
     rng = random.Random(3)
@@ -137,7 +104,7 @@ def test_ranks_with_the_same_measurements_predict_the_same_to_the_last_bit():
     for i in range(500):
         layers, seconds = rng.randrange(48), rng.uniform(0.005, 0.05)
         for rank in (one, other):
-            rank.observe(decode, cohort if i % 3 else None, layers, seconds)
+            rank.observe([Iteration(decode, cohort if i % 3 else None, layers)], seconds)
     assert one.merged(decode, cohort) == other.merged(decode, cohort)
     assert one.margin == other.margin
     assert one.decode(decode) != estimator().decode(decode)

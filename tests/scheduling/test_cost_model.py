@@ -16,6 +16,7 @@ from layered_sglang.scheduling import (
     CostModel,
     DecodeWork,
     Estimator,
+    Iteration,
     IterationTime,
     ModelShape,
     slo_planner,
@@ -197,7 +198,7 @@ def test_an_iteration_is_computed_once_for_all_who_ask():
         group = planner.next_layer_group(CohortView(48, 0, cohort, decode, itl_target=0.03))
         layers = planner.mean_layers(decode, cohort, group)
         seconds = planner.predict(decode, cohort, layers)
-        planner.observe(decode, cohort, layers, seconds)
+        planner.estimator.observe([Iteration(decode, cohort, layers)], seconds)
     assert computed == [(DecodeWork(4, 1000), cohort), (DecodeWork(4, 1004), cohort)]
     for tokens in range(100):  # what is kept does not grow
         planner.predict(decode, CohortWork.of_prompt(tokens + 1), 1)

@@ -35,6 +35,9 @@ def prompt(tokens: int) -> tuple[int, ...]:
 IGNORE_EOS = (("ignore_eos", True),)
 RUNNING = Request(prompt(20), 400, IGNORE_EOS, stream=True)
 LONG = Request(prompt(2800), 8, IGNORE_EOS, stream=True)
+#: Long enough that eight iterations with a short prompt are less than half of it on a busy machine, too,
+#: where decode alone takes ten times what it should.
+VERY_LONG = Request(prompt(6000), 8, IGNORE_EOS, stream=True)
 SEVERAL_CHUNKS = Request(prompt(7000), 4, IGNORE_EOS)
 URGENT = Request(prompt(900), 5, IGNORE_EOS)
 SHORT = [Request(prompt(n), 6, IGNORE_EOS, stream=True) for n in (12, 30, 25)]
@@ -133,11 +136,11 @@ def test_a_request_sets_its_own_target_and_a_bad_one_is_its_senders_error(lenien
 
 def test_short_prompts_pass_a_long_one_whole(lenient, ask_stock):
     """The target that makes the long prompt slow is the running request's own."""
-    expect_short_ones_to_pass(lenient, ask_stock, with_target(RUNNING, 4))
+    expect_short_ones_to_pass(lenient, ask_stock, with_target(RUNNING, 4), VERY_LONG)
 
 
 def test_short_prompts_pass_a_long_one_in_chunks(chunked, ask_stock):
-    expect_short_ones_to_pass(chunked, ask_stock, RUNNING)
+    expect_short_ones_to_pass(chunked, ask_stock, RUNNING, LONG)
 
 
 @pytest.mark.parametrize("beside", [True, False], ids=["beside-decode", "alone"])
@@ -172,7 +175,7 @@ def test_a_higher_priority_goes_before_a_long_prompts_next_chunk(chunked, ask_st
     assert samples.index(f"{name}-urgent") < samples.index(f"{name}-long")
 
 
-def expect_short_ones_to_pass(traced: Traced, ask_stock, decoding: Request) -> None:
+def expect_short_ones_to_pass(traced: Traced, ask_stock, decoding: Request, long: Request) -> None:
     """... and that all answers are stock SGLang's."""
     server = traced.server
     started = asyncio.Event()
@@ -185,7 +188,7 @@ def expect_short_ones_to_pass(traced: Traced, ask_stock, decoding: Request) -> N
 
             tasks = [send(decoding, "running", lambda _: started.set())]
             await started.wait()
-            tasks.append(send(LONG, "long"))
+            tasks.append(send(long, "long"))
             while '"long"' not in traced.trace.read_text():  # its first layer group has run
                 await asyncio.sleep(0.005)
             tasks += [send(request, f"short{i}") for i, request in enumerate(SHORT)]
@@ -194,7 +197,7 @@ def expect_short_ones_to_pass(traced: Traced, ask_stock, decoding: Request) -> N
     before = server.counters()["overtaking_cohorts"]
     answers = asyncio.run(drive())
     server.wait_idle()
-    for (answer,), (want,) in zip(answers, ask_stock([RUNNING, LONG, *SHORT]), strict=True):
+    for (answer,), (want,) in zip(answers, ask_stock([RUNNING, long, *SHORT]), strict=True):
         assert difference(answer, want) is None
     assert server.counters()["overtaking_cohorts"] > before
     first: dict[str, int] = {}

@@ -182,17 +182,22 @@ def test_a_long_launch_lets_everyone_see_the_last_token_late_and_the_next_one_ea
     replica.gaps.add(0.01, 2)
     replica.gaps.note(7, 0.01)
     replica.ticks, replica.last_decode, replica._last_gaps = 7, 1.01, (0.01, 0.01)
-    measured: list[float] = []
-    replica.measure, replica._result, replica._launched = measured.append, 1.0, 0.99
-    replica.advance(Times(0.03, 0.06))
-    replica.measure = measured.append
+    measured: list[tuple[float, bool]] = []
+
+    def measure(seconds: float, before_long_launch: bool) -> None:
+        measured.append((seconds, before_long_launch))
+
+    replica.measure, replica._result, replica._launched = measure, 1.0, 0.99
+    replica.advance(Times(0.03, 0.06), launches_long=True)
+    replica.measure = measure
     assert replica.last_decode == replica.running[2].first == pytest.approx(1.06)
     assert replica.gaps.worst_after(6) == pytest.approx(0.06)
     assert replica.gaps.total == pytest.approx(2 * 0.06) and replica.gaps.count == 2
     assert replica.seen == replica.now == pytest.approx(1.06)  # the GPU was done before the launch
     replica.advance(Times(0.03, 0.001))
     assert (replica.seen, replica.now) == (pytest.approx(1.061), pytest.approx(1.09))
-    assert measured == [pytest.approx(0.06), pytest.approx(0.001)]  # from result to result
+    # From result to result.
+    assert measured == [(pytest.approx(0.06), True), (pytest.approx(0.001), False)]
 
 
 def test_stocks_kernels_cost_what_was_measured():

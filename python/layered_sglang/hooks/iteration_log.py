@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from layered_sglang.scheduling import CohortWork, DecodeWork
+from layered_sglang.scheduling import CohortWork, DecodeWork, Iteration
 from layered_sglang.telemetry.trace import IterationTrace, describe_iteration
 
 if TYPE_CHECKING:
@@ -46,10 +46,14 @@ class LaunchedIteration:
     record: dict[str, Any] | None
 
     @property
-    def at_border(self) -> bool:
-        """The group is the first or the last of several. Launching the first takes longer, and the result
-        before it is then seen late: the times of both are not their own."""
-        return self.first != self.last
+    def work(self) -> Iteration:
+        """In the planner's words."""
+        return Iteration(self.decode, self.cohort, self.layers, self.first, self.last)
+
+    @property
+    def launches_long(self) -> bool:
+        """Whether launching it may take longer than the iteration before it runs."""
+        return self.first or self.kind not in ("decode", "merged")
 
 
 class IterationLog:

@@ -51,7 +51,7 @@ from layered_sglang.hooks.views import (
     strictest_target,
 )
 from layered_sglang.moe.library import native_status
-from layered_sglang.scheduling import Admission, DecodeWork
+from layered_sglang.scheduling import Admission, DecodeWork, Lessons
 from layered_sglang.telemetry.banner import banner
 from layered_sglang.telemetry.metrics import LayeredMetrics
 from layered_sglang.telemetry.trace import IterationTrace, trace_file
@@ -85,6 +85,7 @@ class LayeredScheduler(InterruptibleScheduler):
         self._planner, self._planner_source = make_planner(
             config, runner, self._gpu_name(), self.enable_overlap
         )
+        self._lessons = Lessons(self._planner.estimator)
         self._gate = AdmissionGate(self, self._planner)
         reports = self.metrics_reporter.current_scheduler_metrics_enabled
         self.layered_metrics = LayeredMetrics(
@@ -169,18 +170,14 @@ class LayeredScheduler(InterruptibleScheduler):
 
     def process_input_requests(self, recv_reqs: list[Any]) -> None:
         requests, measured = self._clock.split(recv_reqs)
-        for iteration, seconds in measured:
-            launched = self._unmeasured.pop(iteration, None)
-            if launched is not None and launched.kind in ("decode", "merged"):
-                self._planner.observe(
-                    launched.decode,
-                    launched.cohort,
-                    launched.layers,
-                    seconds,
-                    exact=not launched.at_border,
-                    first=launched.first,
-                    last=launched.last,
-                )
+        for number, seconds in measured:
+            launched = self._unmeasured.pop(number, None)
+            if launched is None or launched.kind not in ("decode", "merged"):
+                self._lessons.forget()
+                continue
+            following = self._unmeasured.get(number + 1)
+            long_launch = following is not None and following.launches_long
+            self._lessons.measured(launched.work, seconds, long_launch)
         super().process_input_requests(requests)
 
     def _add_request_to_queue(self, req: Req, is_retracted: bool = False) -> None:

@@ -10,6 +10,7 @@ from layered_sglang.scheduling.admission import (
 from layered_sglang.scheduling.cost_model import Coefficients, CostModel, IterationTime
 from layered_sglang.scheduling.estimator import Estimator
 from layered_sglang.scheduling.layer_groups import LayerGroup, split_layers
+from layered_sglang.scheduling.learning import Lessons
 from layered_sglang.scheduling.model_shape import ModelShape
 from layered_sglang.scheduling.planner import Planner, fixed_planner, slo_planner
 from layered_sglang.scheduling.policy import (
@@ -18,7 +19,7 @@ from layered_sglang.scheduling.policy import (
     LayerGroupPolicy,
     SloLayerGroups,
 )
-from layered_sglang.scheduling.work import CohortWork, DecodeWork
+from layered_sglang.scheduling.work import CohortWork, DecodeWork, Iteration
 
 __all__ = [
     "WINDOW",
@@ -31,9 +32,11 @@ __all__ = [
     "Estimator",
     "FixedLayerGroups",
     "InFlight",
+    "Iteration",
     "IterationTime",
     "LayerGroup",
     "LayerGroupPolicy",
+    "Lessons",
     "ModelShape",
     "Planner",
     "QueueView",

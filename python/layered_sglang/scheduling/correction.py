@@ -44,11 +44,6 @@ class OnlineCorrection:
     margin: float = 0.05
     seen: int = 0
 
-    @property
-    def settled(self) -> bool:
-        """Whether an iteration moves a factor by little only."""
-        return self.seen >= self.first
-
     def observe(
         self, seconds: float, decode_part: float, cohort_part: float, exact: bool = True
     ) -> None:
@@ -66,9 +61,9 @@ class OnlineCorrection:
         error = math.log(max(seconds / predicted, sys.float_info.min))
         # While the factors are far off, or where something stalled, an error is no spread.
         # What decode alone takes is nothing that the planner could shorten.
-        if abs(error) < FIRST_OUTLIER and self.settled and cohort_part > 0 and exact:
+        if abs(error) < FIRST_OUTLIER and self.seen >= self.first and cohort_part > 0 and exact:
             self._move_margin(seconds / predicted - 1)
-        most = OUTLIER if self.settled else FIRST_OUTLIER
+        most = FIRST_OUTLIER if self.seen < self.first else OUTLIER
         error = min(max(error, -most), most)
         self.seen += 1
         if cohort_part > 0:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from layered_sglang.scheduling.correction import OnlineCorrection
 from layered_sglang.scheduling.cost_model import CostModel, IterationTime
-from layered_sglang.scheduling.work import CohortWork, DecodeWork
+from layered_sglang.scheduling.work import CohortWork, DecodeWork, Iteration
 
 #: A factor's bound with a fitted profile, and without one.
 FITTED_LIMIT, NOMINAL_LIMIT = 2.0, 50.0
@@ -51,30 +52,18 @@ class Estimator:
         the running requests."""
         return self.correction.cohort * self.model.prefill(cohort).device_seconds()
 
-    def observe(
-        self,
-        decode: DecodeWork,
-        cohort: CohortWork | None,
-        layers: float,
-        seconds: float,
-        exact: bool = True,
-        first: bool = False,
-        last: bool = False,
-    ) -> None:
-        """Learn from an iteration that took ``seconds``.
+    def observe(self, iterations: Sequence[Iteration], seconds: float, exact: bool = True) -> None:
+        """Learn from iterations that followed one another and took ``seconds`` in all.
 
-        ``layers`` of it, in layers of mean cost, had ``cohort`` in them, its ``first`` or its ``last``.
-        Without ``exact`` the time may hold some of a neighbour's, so it says nothing of the margin. The
-        first of several layer groups teaches only a model that starts from a data sheet.
+        Without ``exact`` the time may hold some of a neighbour's, so it says nothing of the margin.
         """
-        if cohort is None or layers == 0:
-            self.correction.observe(seconds, self.model.decode(decode).seconds(), 0.0, exact)
-            return
-        if first and not last and self.correction.settled:
-            # Launching it took longer than the iteration before ran, whose result was then late and this
-            # one's as much early. A cohort has one such pair: its factor would settle below the truth.
-            return
-        line = self.model.merged(decode, cohort)
-        without = line.seconds(0)
-        added = line.at(first, last).seconds(layers) - without
+        without, added = 0.0, 0.0
+        for it in iterations:
+            if it.cohort is None or it.layers == 0:
+                without += self.model.decode(it.decode).seconds()
+                continue
+            line = self.model.merged(it.decode, it.cohort)
+            alone = line.seconds(0)
+            without += alone
+            added += line.at(it.first, it.last).seconds(it.layers) - alone
         self.correction.observe(seconds, without, added, exact)

@@ -66,19 +66,6 @@ class Planner:
             return self.estimator.decode(decode)
         return self.estimator.merged(decode, cohort).at(first, last).seconds(layers)
 
-    def observe(
-        self,
-        decode: DecodeWork,
-        cohort: CohortWork | None,
-        layers: float,
-        seconds: float,
-        exact: bool = True,
-        first: bool = False,
-        last: bool = False,
-    ) -> None:
-        """Learn from an iteration that took ``seconds``; not ``exact``: give or take a neighbour's."""
-        self.estimator.observe(decode, cohort, layers, seconds, exact, first, last)
-
     def describe(self) -> str:
         return self.layer_groups.describe()
 

@@ -41,3 +41,15 @@ class CohortWork:
     def of_prompt(tokens: int, prefix: int = 0) -> CohortWork:
         """``tokens`` new tokens behind ``prefix`` that the KV cache holds."""
         return CohortWork(tokens, tokens * prefix + tokens * (tokens + 1) / 2)
+
+
+@dataclass(frozen=True)
+class Iteration:
+    """What was launched: decode rows, and ``layers`` (of mean cost) of a cohort, its ``first`` or its
+    ``last`` layer group or one between."""
+
+    decode: DecodeWork
+    cohort: CohortWork | None = None
+    layers: float = 0.0
+    first: bool = False
+    last: bool = False

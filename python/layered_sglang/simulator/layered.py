@@ -8,6 +8,8 @@ from layered_sglang.scheduling import (
     CohortWork,
     DecodeWork,
     InFlight,
+    Iteration,
+    Lessons,
     Planner,
     QueueView,
     WaitingPrompt,
@@ -42,6 +44,7 @@ class LayeredSchedule:
     ) -> None:
         self.planner, self.target, self.max_tokens = planner, target, max_tokens
         self.learns = learns
+        self._lessons = Lessons(planner.estimator)
         self._stack: list[Cohort] = []
         self._long: Request | None = None  # a prompt of which a part is through or in flight
         self._long_delayed = 0.0
@@ -53,9 +56,9 @@ class LayeredSchedule:
         if not self.learns:
             return
         if seconds is None:
-            replica.measure = lambda measured: self.planner.observe(decode, None, 0, measured)
+            self._measure(replica, Iteration(decode))
         else:
-            self.planner.observe(decode, None, 0, seconds)
+            self._lessons.measured(Iteration(decode), seconds, False)
 
     def step(self, replica: Replica) -> bool:
         stack = self._stack
@@ -68,7 +71,7 @@ class LayeredSchedule:
         # What a retraction frees is admitted later, so the running requests are final here.
         replica.room_for_tick()
         if cohort.alone:
-            replica.advance(replica.world.prefill(cohort.work))
+            self._prefill(replica, cohort.work)
             end = self.planner.estimator.num_layers
         else:
             end = self._run_layer_group(replica, cohort)
@@ -88,17 +91,25 @@ class LayeredSchedule:
         view = CohortView(layers, start, work, decode, self.target if decode.requests else None)
         end = self.planner.next_layer_group(view).end
         if decode.requests == 0 and end - start == layers:
-            replica.advance(replica.world.prefill(work))
+            self._prefill(replica, work)
             return end
         first, last = start == 0, end == layers
         times = replica.world.merged(decode, work, end - start, first, last)
-        replica.advance(times)
+        replica.advance(times, launches_long=first)
         if self.learns and decode.requests:
-            replica.measure = lambda seconds: self.planner.observe(
-                decode, work, end - start, seconds, first == last, first, last
-            )
+            self._measure(replica, Iteration(decode, work, end - start, first, last))
         replica.tick()
         return end
+
+    def _prefill(self, replica: Replica, work: CohortWork) -> None:
+        replica.advance(replica.world.prefill(work), launches_long=True)
+        self._lessons.forget()
+
+    def _measure(self, replica: Replica, iteration: Iteration) -> None:
+        def measured(seconds: float, before_long_launch: bool) -> None:
+            self._lessons.measured(iteration, seconds, before_long_launch)
+
+        replica.measure = measured
 
     # --- admission --------------------------------------------------------------------------------
 

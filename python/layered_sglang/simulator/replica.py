@@ -117,8 +117,9 @@ class Replica:
         )
         self._last_gaps = (0.0, 0.0)  # of all who decoded in it: on average, and the last one
         self._own_gaps: list[tuple[Request, float]] = []  # of others whose gap ended with it
-        #: Told what the iteration just launched took, from the result before it to its own.
-        self.measure: Callable[[float], None] | None = None
+        #: Told what the iteration just launched took, from the result before it to its own, and whether
+        #: that was looked for only after a long launch.
+        self.measure: Callable[[float, bool], None] | None = None
         self._launched = 0.0  # that iteration
         self._result = 0.0  # the last one that was seen
         self.prefixes: OrderedDict[int, None] = OrderedDict()
@@ -206,19 +207,19 @@ class Replica:
     def decode_work(self) -> DecodeWork:
         return DecodeWork(len(self.running), self.context)
 
-    def advance(self, times: Times) -> None:
+    def advance(self, times: Times, launches_long: bool = False) -> None:
         """Run an iteration. With overlap the host launches it while the GPU has the one before, and
         only then looks for that one's result; so a long launch lets everyone see it late."""
         began = self.seen
         if not self.world.model.overlap:
-            self._tell(self.now)
+            self._tell(self.now, False)
             self.now += sum(times)
             self.seen = self.now
             self._launched = began
             return
         device, host = times
         launched, done = began + host, self.now + device
-        self._tell(max(self.now, launched) if self._unseen else self.now)
+        self._tell(max(self.now, launched) if self._unseen else self.now, launches_long)
         self._launched = began
         if not self._unseen:
             self.seen = launched
@@ -232,10 +233,10 @@ class Replica:
         if self._own_gaps:
             self._own_gaps = []
 
-    def _tell(self, result: float) -> None:
+    def _tell(self, result: float, launched_long: bool) -> None:
         """The result of the iteration before is seen at ``result``."""
         if self.measure is not None:
-            self.measure(result - max(self._result, self._launched))
+            self.measure(result - max(self._result, self._launched), launched_long)
             self.measure = None
         self._result = result
 

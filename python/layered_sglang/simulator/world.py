@@ -80,7 +80,8 @@ class World:
     ) -> Times:
         """A layer group of the cohort beside decode; its ``first``, or its ``last``."""
         line = self.model.merged(decode, work)
-        device, host = line.device_seconds(layers), line.host_seconds(layers)
+        device = line.device + layers * line.device_per_layer
+        host = line.host + layers * line.host_per_layer
         if first:
             host += line.admission
         if last:
@@ -97,24 +98,21 @@ class World:
         self, device: float, host: float, decode: DecodeWork, work: CohortWork, layers: int
     ) -> Times:
         factor = self._factor()
-        times = Times(device * factor, host * factor)
-        busy = max(times) if self.model.overlap else sum(times)
-        self._account_parts(busy, decode, work, layers)
-        return times
+        device, host = device * factor, host * factor
+        busy = device + host
+        if self.model.overlap:
+            busy = device if device > host else host
+        alone = self.model.shape.num_layers - layers
+        self._account(
+            busy, decode.requests, work.tokens, decode.context, alone, layers, work.pairs, 1
+        )
+        return Times(device, host)
 
     def _factor(self) -> float:
         if self.noise == 0:
             return self.bias
         # Mean 1, so that the noise is no bias.
         return self.bias * self._rng.lognormvariate(-(self.noise**2) / 2, self.noise)
-
-    def _account_parts(
-        self, seconds: float, decode: DecodeWork, work: CohortWork, layers: int
-    ) -> None:
-        alone = self.model.shape.num_layers - layers
-        self._account(
-            seconds, decode.requests, work.tokens, decode.context, alone, layers, work.pairs, 1
-        )
 
     def _account(
         self,
