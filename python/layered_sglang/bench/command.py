@@ -13,12 +13,12 @@ from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
-from layered_sglang.bench.cells import in_repeat
 from layered_sglang.bench.console import Console
-from layered_sglang.bench.located import ScenarioError
 from layered_sglang.bench.report.write import write_picture, write_report
-from layered_sglang.bench.scenario import Scenario, find_scenario, load_scenario
-from layered_sglang.bench.session import Session
+from layered_sglang.bench.running.session import Session
+from layered_sglang.bench.spec.cells import in_repeat
+from layered_sglang.bench.spec.located import ScenarioError
+from layered_sglang.bench.spec.scenario import Scenario, find_scenario, load_scenario
 from layered_sglang.bench.store import Store, StoreError
 from layered_sglang.bench.summary import summarise
 from layered_sglang.bench.table import as_text, points, table
