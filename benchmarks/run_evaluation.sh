@@ -5,7 +5,8 @@
 #   benchmarks/run_evaluation.sh DIR [SECONDS [SCENARIO ...]]
 #
 # DIR gets a folder for each scenario of benchmarks/serving/scenarios/ (default: evaluation-qwen3,
-# evaluation-experts, evaluation-gpt-oss; on an H100 about 32, 8 and 9 minutes for one repeat of each).
+# evaluation-experts, evaluation-gpt-oss; on an H100 the first and the last took about 32 and 9 minutes
+# for one repeat). evaluation-qwen3-repeats has the layered server and SGLang's settings in turn, thrice.
 # SECONDS: for all together (default: no limit). PYTHON: the interpreter. BENCH_ARGS: more for bench run.
 # The exit status is 0 only when all was measured.
 set -uo pipefail

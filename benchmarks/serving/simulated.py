@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from layered_sglang.bench.cells import Point
 from layered_sglang.bench.report.data import Results, read_results
+from layered_sglang.bench.spec.cells import Point
+from layered_sglang.bench.spec.system import sglang_s_schedule
 from layered_sglang.bench.store import StoreError
-from layered_sglang.bench.system import sglang_s_schedule
 from layered_sglang.bench.table import as_markdown, points
 from layered_sglang.calibrate import cost_model
 from layered_sglang.model_zoo import find_preset

@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from layered_sglang.bench.report.data import Results, read_results
-from layered_sglang.bench.scenario import load_scenario
+from layered_sglang.bench.spec.scenario import load_scenario
 from layered_sglang.bench.store import Store
 
 SCENARIO = """\

@@ -11,8 +11,8 @@ import time
 
 import pytest
 from fake_endpoint import fake_endpoint
-from layered_sglang.bench import drive
 from layered_sglang.bench.command import main
+from layered_sglang.bench.running import drive
 
 SCENARIO = """\
 about: a fake

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from layered_sglang.bench.cells import Cell
-from layered_sglang.bench.located import ScenarioError
-from layered_sglang.bench.scenario import find_scenario, load_scenario
-from layered_sglang.bench.target import Target
+from layered_sglang.bench.spec.cells import Cell
+from layered_sglang.bench.spec.located import ScenarioError
+from layered_sglang.bench.spec.scenario import find_scenario, load_scenario
+from layered_sglang.bench.spec.target import Target
 
 ROOT = Path(__file__).resolve().parents[2]
 GOOD = """\

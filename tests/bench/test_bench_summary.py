@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from layered_sglang.bench.cells import Point
+from layered_sglang.bench.spec.cells import Point
+from layered_sglang.bench.spec.target import Target
 from layered_sglang.bench.summary import attainment, metrics, percentile, summarise
 from layered_sglang.bench.table import as_markdown, as_text, points, table
-from layered_sglang.bench.target import Target
 
 TARGET = Target(1.0, 100.0)
 

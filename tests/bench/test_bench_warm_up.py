@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from layered_sglang.bench.scenario import find_scenario, load_scenario
-from layered_sglang.bench.warm_up import stable, warm_up_requests
+from layered_sglang.bench.running.warm_up import stable, warm_up_requests
+from layered_sglang.bench.spec.scenario import find_scenario, load_scenario
 
 
 def test_two_alike_rounds_end_it():

@@ -8,12 +8,12 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from layered_sglang.bench.expert_bytes import read_expert_loads
 from layered_sglang.bench.in_server import plugin
 from layered_sglang.bench.in_server.expert_loads import ExpertLoads
 from layered_sglang.bench.in_server.shaped_router import Routers, coverage
-from layered_sglang.bench.launch import make_launch
-from layered_sglang.bench.scenario import find_scenario, load_scenario
+from layered_sglang.bench.running.expert_bytes import read_expert_loads
+from layered_sglang.bench.running.launch import make_launch
+from layered_sglang.bench.spec.scenario import find_scenario, load_scenario
 
 
 class TopK(torch.nn.Module):

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from layered_sglang.bench.client import Row
-from layered_sglang.bench.rate_search import Search, Verdict, search_rate
-from layered_sglang.bench.target import Target
+from layered_sglang.bench.running.client import Row
+from layered_sglang.bench.running.rate_search import Verdict, search_rate
+from layered_sglang.bench.spec.search import Search
+from layered_sglang.bench.spec.target import Target
 
 TARGET = Target(1.0, 100.0)
 

@@ -12,7 +12,7 @@ from layered_sglang.bench.report.chart import Box, Chart, Series, log_ticks, tic
 from layered_sglang.bench.report.data import read_results
 from layered_sglang.bench.report.iterations import busiest, read_iterations
 from layered_sglang.bench.report.svg import svg
-from layered_sglang.bench.scenario import find_scenario, load_scenario
+from layered_sglang.bench.spec.scenario import find_scenario, load_scenario
 from layered_sglang.bench.store import Store
 
 RATES = (1.0, 2.0)

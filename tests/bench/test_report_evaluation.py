@@ -140,6 +140,23 @@ def test_expert_weights_are_drawn_per_request(tmp_path):
     assert "expert weights, GB a request" in overview(results)[0]
 
 
+def test_the_tables_alone(results, tmp_path, capsys):
+    target = tmp_path / "tables.md"
+    command = ["report", str(results.folder), "--tables", str(target)]
+    assert main(command) == 0
+    assert capsys.readouterr().out == f"wrote {target}\n"
+    text = target.read_text()
+    assert [line[3:] for line in text.splitlines() if line.startswith("## ")] == [
+        *("What was measured", "Overview", "Layered prefill over SGLang's settings"),
+        *("Rates within the targets", "Beside the paper", "Machine and versions", "Commands"),
+    ]
+    assert "| arxiv 1/s slo-40 / stock | 1 | 0.25 |" in text
+    assert "![" not in text, "no pictures"
+    assert not (results.folder / "report.md").exists()
+    assert main([*command[:-1], str(tmp_path / "none" / "tables.md")]) == 2
+    assert "cannot write" in capsys.readouterr().err
+
+
 def test_one_picture_alone(results, tmp_path, capsys):
     target = tmp_path / "picture.svg"
     command = ["report", str(results.folder), "--picture"]

@@ -9,7 +9,7 @@ from pathlib import Path
 import layered_sglang
 import pytest
 from evaluation_results import write_results
-from layered_sglang.bench.cells import Point
+from layered_sglang.bench.spec.cells import Point
 from layered_sglang.model_zoo import find_preset
 from layered_sglang.scheduling import ModelShape
 from layered_sglang.scheduling.devices import nominal_coefficients

@@ -8,10 +8,10 @@ from itertools import islice, pairwise
 from statistics import fmean, median, pstdev
 
 import pytest
-from layered_sglang.bench.arrivals import AtOnce, Gamma, Replay
-from layered_sglang.bench.lengths import Fixed, LogNormal, Mixture, Trace, Uniform
+from layered_sglang.bench.spec.arrivals import AtOnce, Gamma, Replay
+from layered_sglang.bench.spec.lengths import Fixed, LogNormal, Mixture, Trace, Uniform
+from layered_sglang.bench.spec.workload import SharedPrefix, Workload, make_requests
 from layered_sglang.bench.summary import percentile
-from layered_sglang.bench.workload import SharedPrefix, Workload, make_requests
 
 PLAIN = Workload(
     prompt=LogNormal(700, 1300),

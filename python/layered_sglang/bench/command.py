@@ -13,12 +13,12 @@ from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
-from layered_sglang.bench.cells import in_repeat
 from layered_sglang.bench.console import Console
-from layered_sglang.bench.located import ScenarioError
-from layered_sglang.bench.report.write import write_picture, write_report
-from layered_sglang.bench.scenario import Scenario, find_scenario, load_scenario
-from layered_sglang.bench.session import Session
+from layered_sglang.bench.report.write import write_picture, write_report, write_tables
+from layered_sglang.bench.running.session import Session
+from layered_sglang.bench.spec.cells import in_repeat
+from layered_sglang.bench.spec.located import ScenarioError
+from layered_sglang.bench.spec.scenario import Scenario, find_scenario, load_scenario
 from layered_sglang.bench.store import Store, StoreError
 from layered_sglang.bench.summary import summarise
 from layered_sglang.bench.table import as_text, points, table
@@ -60,6 +60,12 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         metavar=("NAME", "FILE"),
         help="write this picture alone, as SVG or PNG by the file's name",
     )
+    report.add_argument(
+        "--tables",
+        type=Path,
+        metavar="FILE",
+        help="write its tables over all cells alone, as Markdown",
+    )
     return parser.parse_args(argv)
 
 
@@ -72,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     args = parse_args(argv)
     if args.command == "report":
-        return _report(args.folders, args.picture)
+        return _report(args.folders, args.picture, args.tables)
     # However the run is ended, its servers end too; a shell's background job ignores SIGINT.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
@@ -108,12 +114,16 @@ def _run(args: argparse.Namespace, command: Sequence[str]) -> int:
     return status
 
 
-def _report(folders: Sequence[Path], picture: Sequence[str] | None) -> int:
+def _report(folders: Sequence[Path], picture: Sequence[str] | None, to: Path | None) -> int:
+    written: list[Path] = []
     try:
         if picture:
             write_picture(folders, picture[0], Path(picture[1]))
-            written = [Path(picture[1])]
-        else:
+            written.append(Path(picture[1]))
+        if to is not None:
+            write_tables(folders, to)
+            written.append(to)
+        if not written:
             written = write_report(folders)
     except StoreError as error:
         print(f"bench: {error}", file=sys.stderr)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 
-from layered_sglang.bench.drive import Progress
+from layered_sglang.bench.running.drive import Progress
 from layered_sglang.terminal import Screen
 
 BAR_WIDTH = 24

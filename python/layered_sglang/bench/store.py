@@ -8,10 +8,10 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from layered_sglang.bench.cells import Cell
-from layered_sglang.bench.client import Row
-from layered_sglang.bench.scenario import Scenario
-from layered_sglang.bench.workload import Workload
+from layered_sglang.bench.running.client import Row
+from layered_sglang.bench.spec.cells import Cell
+from layered_sglang.bench.spec.scenario import Scenario
+from layered_sglang.bench.spec.workload import Workload
 
 #: A run: a cell and which of its repeats.
 Key = tuple[Cell, int]

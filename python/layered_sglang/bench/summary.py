@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean, median
 from typing import Any
 
-from layered_sglang.bench.cells import Point
-from layered_sglang.bench.target import Target
+from layered_sglang.bench.spec.cells import Point
+from layered_sglang.bench.spec.target import Target
 
 Rows = Sequence[Mapping[str, Any]]
 #: name in the metrics' keys -> percentile.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from layered_sglang.bench.cells import Point
+from layered_sglang.bench.spec.cells import Point
 
 #: metric, heading, digits, factor. Those that were not measured are left out.
 LINES = (

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from layered_sglang.bench.cells import Point
 from layered_sglang.bench.report.chart import PALETTE, Box, Chart
 from layered_sglang.bench.report.data import Results
+from layered_sglang.bench.spec.cells import Point
 from layered_sglang.bench.table import points
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from layered_sglang.bench.cells import Point
 from layered_sglang.bench.report.bars import energy_charts, expert_charts
 from layered_sglang.bench.report.chart import Chart, Series
 from layered_sglang.bench.report.data import Record, Results
 from layered_sglang.bench.report.iterations import iteration_charts
 from layered_sglang.bench.report.trade_off import trade_off_charts
+from layered_sglang.bench.spec.cells import Point
 from layered_sglang.bench.summary import attainment, keeps, percentile
 from layered_sglang.bench.table import points
 

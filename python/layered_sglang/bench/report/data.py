@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from layered_sglang.bench.cells import Point
+from layered_sglang.bench.spec.cells import Point
+from layered_sglang.bench.spec.target import Target
 from layered_sglang.bench.store import Store, StoreError
 from layered_sglang.bench.summary import summarise
-from layered_sglang.bench.target import Target
 
 Record = Mapping[str, Any]
 

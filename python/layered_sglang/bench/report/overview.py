@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from layered_sglang.bench.cells import Point
 from layered_sglang.bench.report.data import Results
 from layered_sglang.bench.report.paper import paper_s_rates
+from layered_sglang.bench.spec.cells import Point
 from layered_sglang.bench.table import points
 
 #: metric, heading, digits, factor.

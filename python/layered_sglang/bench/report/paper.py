@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from layered_sglang.bench.cells import Point
 from layered_sglang.bench.report.data import Results
-from layered_sglang.bench.system import sglang_s_schedule
+from layered_sglang.bench.spec.cells import Point
+from layered_sglang.bench.spec.system import sglang_s_schedule
+from layered_sglang.bench.spec.target import Target
 from layered_sglang.bench.table import points
-from layered_sglang.bench.target import Target
 
 
 class Figure(NamedTuple):

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from statistics import median
 
-from layered_sglang.bench.cells import Point
 from layered_sglang.bench.report.data import Results
+from layered_sglang.bench.spec.cells import Point
 from layered_sglang.bench.summary import summarise
 from layered_sglang.bench.table import points
 

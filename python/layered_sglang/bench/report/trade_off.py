@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from layered_sglang.bench.cells import Point
 from layered_sglang.bench.report.chart import Chart, Series
 from layered_sglang.bench.report.data import Results
+from layered_sglang.bench.spec.cells import Point
 from layered_sglang.bench.table import points
 
 #: Values that systems on one server vary, as flags and in ``planning``, and what a line is called.

@@ -10,7 +10,7 @@ from layered_sglang.bench.report.data import read_results
 from layered_sglang.bench.report.page import html, markdown
 from layered_sglang.bench.report.png import pyplot, write_png
 from layered_sglang.bench.report.svg import svg
-from layered_sglang.bench.report.text import sections
+from layered_sglang.bench.report.text import sections, tables
 from layered_sglang.bench.store import StoreError
 
 
@@ -33,6 +33,20 @@ def write_picture(folders: Sequence[Path], name: str, path: Path) -> None:
                 "PNG needs matplotlib: pip install 'layered-sglang[plots]', or name an .svg"
             )
         write_png(plt, drawn[name], path)
+    except OSError as error:
+        raise StoreError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def write_tables(folders: Sequence[Path], path: Path) -> None:
+    """Write the report's tables over all cells to ``path``, as Markdown.
+
+    Raises:
+        StoreError: a folder holds no results, or ``path`` cannot be written.
+    """
+    results = read_results(*folders)
+    try:
+        text = markdown(results.scenario["name"], tables(results), {})
+        path.write_text(text, encoding="utf-8")
     except OSError as error:
         raise StoreError(f"cannot write {path}: {error.strerror or error}") from error
 

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 
-from layered_sglang.bench.arrivals import Arrivals, Replay, read_arrivals
-from layered_sglang.bench.lengths import Length, Trace, read_length, read_trace
-from layered_sglang.bench.located import Located
+from layered_sglang.bench.spec.arrivals import Arrivals, Replay, read_arrivals
+from layered_sglang.bench.spec.lengths import Length, Trace, read_length, read_trace
+from layered_sglang.bench.spec.located import Located
 
 #: Of dummy weights: uniform as they are, or shaped like a trained model's.
 ROUTERS = ("uniform", "shaped")

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from layered_sglang.bench.in_server import plugin
-from layered_sglang.bench.measure import Gpus, describe_machine
-from layered_sglang.bench.scenario import Scenario
+from layered_sglang.bench.running.measure import Gpus, describe_machine
+from layered_sglang.bench.spec.scenario import Scenario
+from layered_sglang.bench.spec.system import System
 from layered_sglang.bench.store import Store
-from layered_sglang.bench.system import System
 from layered_sglang.model_zoo import find_preset, write_model
 from layered_sglang.platforms import NAME as CPU_PLATFORM
 

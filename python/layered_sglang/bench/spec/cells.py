@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from layered_sglang.bench.located import Located
+from layered_sglang.bench.spec.located import Located
 
 
 class Point(NamedTuple):

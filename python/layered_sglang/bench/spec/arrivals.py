@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Protocol
 
-from layered_sglang.bench.located import Located
+from layered_sglang.bench.spec.located import Located
 
 
 class Arrivals(Protocol):

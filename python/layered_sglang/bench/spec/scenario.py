@@ -7,13 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from layered_sglang.bench import located
-from layered_sglang.bench.cells import Cell, read_cells, read_rates
-from layered_sglang.bench.located import NAME, Located, ScenarioError
-from layered_sglang.bench.rate_search import Search, read_searches
-from layered_sglang.bench.system import System, read_flags, read_systems
-from layered_sglang.bench.target import Target, read_targets
-from layered_sglang.bench.workload import ROUTERS, Workload, read_workload
+from layered_sglang.bench.spec import located
+from layered_sglang.bench.spec.cells import Cell, read_cells, read_rates
+from layered_sglang.bench.spec.located import NAME, Located, ScenarioError
+from layered_sglang.bench.spec.search import Search, read_searches
+from layered_sglang.bench.spec.system import System, read_flags, read_systems
+from layered_sglang.bench.spec.target import Target, read_targets
+from layered_sglang.bench.spec.workload import ROUTERS, Workload, read_workload
 from layered_sglang.model_zoo import PRESETS, UnknownPresetError, find_preset
 
 #: The one workload of a scenario that names none.
@@ -203,4 +203,4 @@ def find_scenario(name: str) -> Path:
     return packaged[name]
 
 
-_PACKAGED = Path(__file__).parent / "scenarios"
+_PACKAGED = Path(__file__).parent.parent / "scenarios"

@@ -10,8 +10,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from layered_sglang.bench.client import Endpoint, Prepared, Row, open_session, prepare, send
-from layered_sglang.bench.workload import Request
+from layered_sglang.bench.running.client import Endpoint, Prepared, Row, open_session, prepare, send
+from layered_sglang.bench.spec.workload import Request
 
 POLL_SECONDS = 0.2
 

@@ -8,10 +8,10 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
-from layered_sglang.bench.client import Endpoint, Row, new_rid
-from layered_sglang.bench.drive import Progress, drive
-from layered_sglang.bench.scenario import Scenario
-from layered_sglang.bench.workload import Request, make_lengths
+from layered_sglang.bench.running.client import Endpoint, Row, new_rid
+from layered_sglang.bench.running.drive import Progress, drive
+from layered_sglang.bench.spec.scenario import Scenario
+from layered_sglang.bench.spec.workload import Request, make_lengths
 
 #: Lengths of each workload that the rounds are chosen from.
 SAMPLE = 200

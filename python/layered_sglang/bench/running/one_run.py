@@ -8,17 +8,18 @@ import time
 from collections.abc import Callable
 from datetime import datetime, timezone
 
-from layered_sglang.bench.cells import Cell
-from layered_sglang.bench.client import Row, new_rid
 from layered_sglang.bench.console import Console, Errors
-from layered_sglang.bench.drive import Progress, drive
-from layered_sglang.bench.expert_bytes import read_expert_loads
-from layered_sglang.bench.live import Live
-from layered_sglang.bench.measure import Gpus, Meter
-from layered_sglang.bench.rate_search import Search, Verdict
-from layered_sglang.bench.scenario import Scenario
+from layered_sglang.bench.running.client import Row, new_rid
+from layered_sglang.bench.running.drive import Progress, drive
+from layered_sglang.bench.running.expert_bytes import read_expert_loads
+from layered_sglang.bench.running.live import Live
+from layered_sglang.bench.running.measure import Gpus, Meter
+from layered_sglang.bench.running.rate_search import Verdict
+from layered_sglang.bench.spec.cells import Cell
+from layered_sglang.bench.spec.scenario import Scenario
+from layered_sglang.bench.spec.search import Search
+from layered_sglang.bench.spec.workload import make_requests
 from layered_sglang.bench.store import Store
-from layered_sglang.bench.workload import make_requests
 
 #: A client that sends a request so much later than it should is told of: it received tokens late, too.
 LATE_SECONDS = 0.02

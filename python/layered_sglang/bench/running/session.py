@@ -9,18 +9,24 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from layered_sglang.bench.cells import Cell, in_repeat
-from layered_sglang.bench.client import Endpoint
 from layered_sglang.bench.console import Console
-from layered_sglang.bench.launch import Launch, describe_systems, make_launch, write_model_folder
-from layered_sglang.bench.live import Live, SwitchRefused
-from layered_sglang.bench.measure import Gpus, first_model, server_info
-from layered_sglang.bench.one_run import Runner
-from layered_sglang.bench.rate_search import Search, search_rate
-from layered_sglang.bench.scenario import Scenario
+from layered_sglang.bench.running.client import Endpoint
+from layered_sglang.bench.running.launch import (
+    Launch,
+    describe_systems,
+    make_launch,
+    write_model_folder,
+)
+from layered_sglang.bench.running.live import Live, SwitchRefused
+from layered_sglang.bench.running.measure import Gpus, first_model, server_info
+from layered_sglang.bench.running.one_run import Runner
+from layered_sglang.bench.running.rate_search import search_rate
+from layered_sglang.bench.running.warm_up import WarmUpFailed, warm_up
+from layered_sglang.bench.spec.cells import Cell, in_repeat
+from layered_sglang.bench.spec.scenario import Scenario
+from layered_sglang.bench.spec.search import Search
+from layered_sglang.bench.spec.system import System
 from layered_sglang.bench.store import Store
-from layered_sglang.bench.system import System
-from layered_sglang.bench.warm_up import WarmUpFailed, warm_up
 from layered_sglang.local_server import ServerFailed, running_server
 
 #: A run's last answer comes after this many times the seconds in which its requests arrive, or so.

@@ -9,12 +9,12 @@ import urllib.request
 from dataclasses import dataclass, field
 from typing import Any
 
-from layered_sglang.bench.client import Endpoint
 from layered_sglang.bench.in_server.plugin import AS_STARTED, CHUNKS_KEY, MIXED_KEY, ROUTER_KEY
-from layered_sglang.bench.launch import Launch
-from layered_sglang.bench.measure import fetch
-from layered_sglang.bench.system import CHUNK_SIZE, MIXED, System
-from layered_sglang.bench.workload import ROUTERS, Workload
+from layered_sglang.bench.running.client import Endpoint
+from layered_sglang.bench.running.launch import Launch
+from layered_sglang.bench.running.measure import fetch
+from layered_sglang.bench.spec.system import CHUNK_SIZE, MIXED, System
+from layered_sglang.bench.spec.workload import ROUTERS, Workload
 from layered_sglang.local_server import Server
 
 #: Where a layered server tells and takes how it plans.

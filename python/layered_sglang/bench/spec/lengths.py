@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from layered_sglang.bench.located import Located
+from layered_sglang.bench.spec.located import Located
 
 #: The 90th percentile of the standard normal distribution.
 Z90 = 1.2815515655446004

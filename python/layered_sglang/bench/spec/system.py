@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from layered_sglang.bench.located import NAME, Located
+from layered_sglang.bench.spec.located import NAME, Located
 
 KINDS = ("stock", "layered", "url")
 #: What changes on a stock server between runs, as its flags are named.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from layered_sglang.bench.located import Located
+from layered_sglang.bench.spec.located import Located
 
 
 @dataclass(frozen=True)

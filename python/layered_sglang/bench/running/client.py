@@ -12,7 +12,7 @@ from typing import Any
 
 import aiohttp
 
-from layered_sglang.bench.workload import Request
+from layered_sglang.bench.spec.workload import Request
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""Carries a scenario out: servers, warm-up, requests, meters, rows."""
