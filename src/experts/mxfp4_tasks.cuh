@@ -11,6 +11,8 @@
 
 namespace layered_sglang::grouped_gemm_mxfp4 {
 
+inline constexpr int kThreads = 384;
+inline constexpr int kConsumerWarps = 8;
 inline constexpr int kGatherThreads = 64;
 inline constexpr int kRowBytes = kMxfp4BlockDepth * 2;  // of a token in a stage, one swizzle row
 inline constexpr int kRowChunks = kRowBytes / 16;
@@ -36,31 +38,29 @@ struct alignas(8) Expert {
   int first_tile;  // token tiles of the experts before it
 };
 
-// The two shapes of a block. Each consumer warpgroup has one row block.
-//   few rows   tasks of 2 row blocks and up to 64 tokens, two blocks on a multiprocessor;
-//   many rows  tasks of 3 row blocks and up to 192 tokens.
-// So 3 or 4 warps of each of its quarters expand weights while others wait for their products.
+// The two shapes of a block, which has two consumer warpgroups.
+//   few rows   tasks of 2 row blocks, one a warpgroup, and up to 64 tokens; two blocks on a
+//              multiprocessor, so that more warps expand weights while others wait for products;
+//   many rows  tasks of 4 row blocks, two a warpgroup, and up to 128 tokens.
 //
 // Shared memory: first all stages' tokens, then their weights, then the consumer warps' space for
 // transposition, the expert table and barriers.
 template <bool kMany>
 struct Layout {
-  static constexpr int kGroups = kMany ? 3 : 2;  // consumer warpgroups, and row blocks of a task
+  static constexpr int kBlocks = kMany ? 2 : 1;    // row blocks of a warpgroup
+  static constexpr int kTaskBlocks = 2 * kBlocks;  // of both
   static constexpr int kPerMultiprocessor = kMany ? 1 : 2;
   static constexpr int kTileTokens = kMany ? kMxfp4ManyTileTokens : kMxfp4FewTileTokens;
-  static constexpr int kThreads = 128 * (1 + kGroups);
-  static constexpr int kConsumerWarps = 4 * kGroups;
 
   // A block starts with as many registers for each of its threads as fit, a multiple of 8, and what
   // its warpgroups take must not be more: they would wait for it for ever.
   static constexpr int kStartRegisters = 65536 / kPerMultiprocessor / kThreads / 8 * 8;
   static constexpr int kProducerRegisters = kMany ? 56 : 40;
-  static constexpr int kConsumerRegisters = kMany ? 152 : 96;
-  static_assert(kProducerRegisters + kGroups * kConsumerRegisters <=
-                (1 + kGroups) * kStartRegisters);
+  static constexpr int kConsumerRegisters = kMany ? 224 : 96;
+  static_assert(kProducerRegisters + 2 * kConsumerRegisters <= 3 * kStartRegisters);
 
   static constexpr int kTokenBytes = kTileTokens * kRowBytes;
-  static constexpr int kWeightBytes = kGroups * kMxfp4BlockBytes;
+  static constexpr int kWeightBytes = kTaskBlocks * kMxfp4BlockBytes;
   static constexpr int kTableBytes = (kMaxPlanExperts + 1) * sizeof(Expert);
   static constexpr int kFixedBytes = kConsumerWarps * kTransposeBytes + kTableBytes;
   // Of 227 KB, and 1 KB more for each block.
@@ -116,7 +116,7 @@ struct Task {
 // The whole block calls it.
 template <bool kMany>
 __device__ __forceinline__ void fill_table(const GroupedGemmMxfp4Args& gemm, Expert* table) {
-  for (int e = threadIdx.x; e <= gemm.num_experts; e += Layout<kMany>::kThreads) {
+  for (int e = threadIdx.x; e <= gemm.num_experts; e += kThreads) {
     // NOTE: written by a kernel that may overlap this one, so never through the read-only cache.
     table[e].first_row = __ldcg(gemm.expert_offsets + e);
   }
