@@ -1,10 +1,14 @@
 // The wide tasks of the fp8 grouped GEMM: tokens are wgmma's M, so a thread's sums are of two rows
-// and their scales are two numbers, not one for each column as in the narrow ones. Included by
-// grouped_gemm_fp8_sm90.cuh alone.
+// and their scales are two numbers, not one for each column as in the narrow ones.
 //
 // A warpgroup has 64 rows and all 256 weight rows of the task, in two halves as they were copied:
 // of w13 the gate and then the up rows of 64 neurons, of w2 128 adjacent rows.
 #pragma once
+
+#include "common/e4m3_quantise.cuh"
+#include "common/wgmma_e4m3_sm90.cuh"
+#include "experts/activation.cuh"
+#include "experts/grouped_gemm_fp8_tasks.cuh"
 
 namespace layered_sglang::grouped_gemm_fp8 {
 
