@@ -24,7 +24,7 @@ __device__ __forceinline__ void run_weight_warp(const KernelArgs& args, const La
                                                 const Expert* table) {
   const int tasks = task_count(table, args);
   const size_t row_block_bytes = static_cast<size_t>(args.k_blocks) * kMxfp4BlockBytes;
-  RingPosition<Layout<kMany>::kStages> position;
+  RingPosition position;
   for (int index = ptx::block_index(); index < tasks; index += gridDim.x) {
     const Task task = find_task(table, args, index);
     const int first_block = task.weight_tile * Layout<kMany>::kTaskBlocks;
@@ -45,7 +45,7 @@ __device__ __forceinline__ void run_weight_warp(const KernelArgs& args, const La
       }
       __syncwarp();
       source += kMxfp4BlockBytes;
-      position.advance();
+      position.advance(Layout<kMany>::kStages);
     }
   }
 }
@@ -66,7 +66,7 @@ __device__ __forceinline__ void run_gather_warps(const KernelArgs& args,
   // The down GEMM's rows are the gate/up GEMM's results; its weights are under way by now.
   if (!kGateUp) ptx::wait_for_previous_kernels();
 
-  RingPosition<Layout<kMany>::kStages> position;
+  RingPosition position;
   for (int index = ptx::block_index(); index < tasks; index += gridDim.x) {
     const Task task = find_task(table, args, index);
     // Only rows that exist: what is left in the others' place gives columns that are not stored.
@@ -99,7 +99,7 @@ __device__ __forceinline__ void run_gather_warps(const KernelArgs& args,
             exists ? static_cast<const void*>(tokens + source[i]) : args.tokens, exists ? 16 : 0);
       }
       ptx::barrier_arrive_after_copies(shared.full(position.stage));
-      position.advance();
+      position.advance(Layout<kMany>::kStages);
     }
   }
 }
@@ -171,8 +171,7 @@ __device__ __forceinline__ void multiply(uint32_t tokens, int half,
 // A warpgroup's share of one task.
 template <bool kGateUp, bool kMany, int kColumns>
 __device__ __forceinline__ void compute_task(const KernelArgs& args, const Layout<kMany>& shared,
-                                             const Task& task, int group,
-                                             RingPosition<Layout<kMany>::kStages>& position) {
+                                             const Task& task, int group, RingPosition& position) {
   constexpr int kBlocks = Layout<kMany>::kBlocks;
   const int lane = threadIdx.x % kWarpSize;
   const int warp = threadIdx.x / kWarpSize % 4;
@@ -203,7 +202,7 @@ __device__ __forceinline__ void compute_task(const KernelArgs& args, const Layou
     packed.expand(1, second);
     multiply<kBlocks, kColumns>(shared.tokens(position.stage), 1, second, sums);
     const int stage = position.stage;
-    position.advance();
+    position.advance(Layout<kMany>::kStages);
     ptx::wgmma_wait<1>();
     keep_until_here(first);
     if (k_block + 1 < args.k_blocks) {
@@ -229,7 +228,7 @@ __device__ __forceinline__ void run_consumers(const KernelArgs& args, const Layo
                                               const Expert* table) {
   const int group = threadIdx.x / 128 - 1;
   const int tasks = task_count(table, args);
-  RingPosition<Layout<kMany>::kStages> position;
+  RingPosition position;
   for (int index = ptx::block_index(); index < tasks; index += gridDim.x) {
     const Task task = find_task(table, args, index);
 #define LS_CASE(columns)                                                        \

@@ -4,9 +4,9 @@
 
 #include <cuda_runtime.h>
 
-#include "common/block_scan.cuh"
 #include "common/sm90_ptx.cuh"
 #include "experts/grouped_gemm_mxfp4_sm90.h"
+#include "experts/task_walk.cuh"
 #include "plan/expert_plan_layout.h"
 
 namespace layered_sglang::grouped_gemm_mxfp4 {
@@ -31,11 +31,6 @@ struct KernelArgs {
   int out_columns;   // row length of `out`
   int weight_tiles;  // of an expert
   uint64_t weight_policy;
-};
-
-struct alignas(8) Expert {
-  int first_row;
-  int first_tile;  // token tiles of the experts before it
 };
 
 // The two shapes of a block, which has two consumer warpgroups.
@@ -91,75 +86,19 @@ struct Layout {
   }
 };
 
-// A stage of the ring and the parity of its current round.
-template <int kStages>
-struct RingPosition {
-  int stage = 0;
-  uint32_t round = 0;
-  __device__ __forceinline__ void advance() {
-    if (++stage == kStages) {
-      stage = 0;
-      round ^= 1;
-    }
-  }
-  __device__ __forceinline__ int before() const { return (stage == 0 ? kStages : stage) - 1; }
-};
-
-struct Task {
-  int expert;
-  int weight_tile;
-  int first_row;
-  int rows;   // that exist
-  int width;  // columns that are computed
-};
-
-// The whole block calls it.
 template <bool kMany>
 __device__ __forceinline__ void fill_table(const GroupedGemmMxfp4Args& gemm, Expert* table) {
-  for (int e = threadIdx.x; e <= gemm.num_experts; e += kThreads) {
-    // NOTE: written by a kernel that may overlap this one, so never through the read-only cache.
-    table[e].first_row = __ldcg(gemm.expert_offsets + e);
-  }
-  __syncthreads();
-  if (threadIdx.x < kWarpSize) {
-    int before = 0;
-    for (int first = 0; first < gemm.num_experts; first += kWarpSize) {
-      const int e = first + threadIdx.x;
-      const int rows = e < gemm.num_experts ? table[e + 1].first_row - table[e].first_row : 0;
-      const int tiles = mxfp4_token_tile_count(rows, kMany);
-      const int end = before + warp_inclusive_scan(tiles, threadIdx.x);
-      if (e < gemm.num_experts) table[e + 1].first_tile = end;
-      before = __shfl_sync(kAllLanes, end, kWarpSize - 1);
-    }
-    if (threadIdx.x == 0) table[0].first_tile = 0;
-  }
-  __syncthreads();
+  fill_expert_table<kThreads>(gemm.expert_offsets, gemm.num_experts, table,
+                              [](int rows) { return mxfp4_token_tile_count(rows, kMany); });
 }
 
 __device__ __forceinline__ int task_count(const Expert* table, const KernelArgs& args) {
   return table[args.gemm.num_experts].first_tile * args.weight_tiles;
 }
 
-// A whole warp calls it. Tasks go expert by expert, and within one by weight tile, so that the
-// blocks that run at one time share weights and tokens in the L2.
 __device__ __forceinline__ Task find_task(const Expert* table, const KernelArgs& args, int index) {
-  int experts_before = 0;
-#pragma unroll 1
-  for (int e = threadIdx.x % kWarpSize; e < args.gemm.num_experts; e += kWarpSize) {
-    experts_before += table[e + 1].first_tile * args.weight_tiles <= index;
-  }
-  Task task;
-  task.expert = __reduce_add_sync(kAllLanes, experts_before);
-  const Expert expert = table[task.expert];
-  const Expert next = table[task.expert + 1];
-  const TaskPlace place =
-      place_mxfp4_task(index - expert.first_tile * args.weight_tiles,
-                       next.first_tile - expert.first_tile, next.first_row - expert.first_row);
-  task.weight_tile = place.weight_tile;
-  task.width = place.width;
-  task.first_row = expert.first_row + place.first_row;
-  task.rows = place.rows;
-  return task;
+  return layered_sglang::find_task(table, args.gemm.num_experts, args.weight_tiles, index,
+                                   place_mxfp4_task);
 }
 
 }  // namespace layered_sglang::grouped_gemm_mxfp4
