@@ -79,7 +79,7 @@ struct MainLoop {
         ptx::wgmma_wait<0>();
         add<1>(sums[1], products[1], position.stage);
         release(shared, position.stage);
-        position.advance();
+        position.advance(kStages);
       }
     } else {
       // The other warpgroup keeps the tensor cores busy while this one adds.
@@ -93,7 +93,7 @@ struct MainLoop {
         ptx::wgmma_wait<0>();
         add<1>(sums[1], products, position.stage);
         release(shared, position.stage);
-        position.advance();
+        position.advance(kStages);
       }
     }
   }

@@ -87,7 +87,7 @@ __device__ __forceinline__ void run_copy_warp(const CUtensorMap* weight_map,
       }
       ptx::barrier_arrive_after_copies(full);
       token_debt = max(token_debt - 1, 0);
-      position.advance();
+      position.advance(kStages);
     }
   }
   // Also without a task: this kernel must not end before the previous one.
@@ -173,7 +173,7 @@ __device__ __forceinline__ void run_gather_warps(const CUtensorMap* weight_map,
         ptx::copy_async_16(target + i * kRowStep * kRowBytes, x + source[i]);
       }
       ptx::barrier_arrive_after_copies(full);
-      position.advance();
+      position.advance(kStages);
     }
   }
 }

@@ -8,6 +8,7 @@
 #include "common/sm90_ptx.cuh"
 #include "common/sm90_shared.cuh"
 #include "experts/grouped_gemm_fp8_sm90.h"
+#include "experts/task_walk.cuh"
 #include "experts/token_tiles_fp8.h"
 
 namespace layered_sglang::grouped_gemm_fp8 {
@@ -88,15 +89,8 @@ struct KernelArgs {
   uint64_t weight_policy;
 };
 
-struct Task {
-  int expert;
-  int weight_tile;
-  int first_row;
-  int rows;   // that exist
-  int width;  // columns that are computed
-};
-
-// The experts' token tiles, in shared memory: [E] each.
+// The experts' token tiles, in shared memory: [E] each. (Not the table of task_walk.cuh: with it
+// the wide down GEMM has too few registers.)
 struct TileTable {
   int* tile_end;  // tiles of the experts up to this one
   int* offset;
@@ -154,18 +148,6 @@ __device__ __forceinline__ Task find_task(const TileTable& table, const KernelAr
   task.rows = place.rows;
   return task;
 }
-
-// A stage of the ring and the parity of its current round.
-struct RingPosition {
-  int stage = 0;
-  uint32_t round = 0;
-  __device__ __forceinline__ void advance() {
-    if (++stage == kStages) {
-      stage = 0;
-      round ^= 1;
-    }
-  }
-};
 
 struct SharedLayout {
   uint32_t base;

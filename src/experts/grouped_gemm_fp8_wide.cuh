@@ -146,7 +146,7 @@ __device__ __forceinline__ void compute_wide_task(const KernelArgs& args,
     for (int k_block = 0; k_block < args.k_blocks; ++k_block) {
       wait_full<kGateUp>(shared, position);
       release(shared, position.stage);
-      position.advance();
+      position.advance(kStages);
     }
     return;
   }
@@ -172,7 +172,7 @@ __device__ __forceinline__ void compute_wide_task(const KernelArgs& args,
     ptx::wgmma_wait<0>();
     release(shared, stage);
     add_wide(sums[1], products, row_scales, kGateUp ? scale_0 : scale_1, scale_1);
-    position.advance();
+    position.advance(kStages);
   }
   const uint32_t scratch = shared.epilogue() + (4 * group + warp) * 16 * kWideRowBytes;
   const int first_row = task.first_row + tile_row;
