@@ -291,38 +291,4 @@ __global__ void __launch_bounds__(kThreads, Layout<kMany>::kPerMultiprocessor)
   }
 }
 
-template <bool kGateUp, bool kMany>
-cudaError_t launch(KernelArgs args, const GroupedGemmMxfp4Options& options, cudaStream_t stream) {
-  // What the copy engine tells the L2 of weights: evict first, or keep as usual.
-  args.weight_policy = options.weights_once ? 0x12F0000000000000 : 0x1000000000000000;
-  constexpr int kTaskBlocks = Layout<kMany>::kTaskBlocks;
-  args.weight_tiles = (args.row_blocks + kTaskBlocks - 1) / kTaskBlocks;
-  const auto kernel = grouped_gemm_mxfp4<kGateUp, kMany>;
-  int device = 0;
-  cudaError_t error = cudaGetDevice(&device);
-  if (error != cudaSuccess) return error;
-  int multiprocessors = 0;
-  error = cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device);
-  if (error != cudaSuccess) return error;
-  error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                               Layout<kMany>::kBytes);
-  if (error != cudaSuccess) return error;
-  // Else the L1 cache could take what a second block needs.
-  error = cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout,
-                               cudaSharedmemCarveoutMaxShared);
-  if (error != cudaSuccess) return error;
-
-  cudaLaunchAttribute overlap = {};
-  overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  overlap.val.programmaticStreamSerializationAllowed = options.overlap_launch;
-  cudaLaunchConfig_t config = {};
-  config.gridDim = dim3(multiprocessors * Layout<kMany>::kPerMultiprocessor);
-  config.blockDim = dim3(kThreads);
-  config.dynamicSmemBytes = Layout<kMany>::kBytes;
-  config.stream = stream;
-  config.attrs = &overlap;
-  config.numAttrs = 1;
-  return cudaLaunchKernelEx(&config, kernel, args);
-}
-
 }  // namespace layered_sglang::grouped_gemm_mxfp4
