@@ -58,8 +58,7 @@ clocks() {
 
 run_tests() {
   step "GPU tests" tests.log 400 "$python" -m pytest -m gpu -q -p no:cacheprovider \
-    tests/moe/test_expert_plan_gpu.py tests/moe/test_fused_experts_gpu.py \
-    tests/moe/test_fused_experts_fp8_gpu.py tests/moe/test_fused_experts_mxfp4_gpu.py
+    tests/moe/test_expert_plan_gpu.py tests/moe/test_fused_experts*_gpu.py
   tail -n 3 "$out/tests.log"
 }
 
@@ -96,7 +95,7 @@ run_variants() {
   for variant in "$bin"/variants/*/; do
     step "variant $(basename "$variant")" variants.log 200 \
       env LAYERED_SGLANG_LIBRARY="$variant/liblayered_sglang_ops.so" "$python" -m pytest -m gpu -q \
-      -p no:cacheprovider tests/moe/test_fused_experts_gpu.py
+      -p no:cacheprovider -k bf16 tests/moe/test_fused_experts_formats_gpu.py
   done
   grep -E "passed|failed" "$out/variants.log"
 }

@@ -6,15 +6,11 @@
 #include <torch/library.h>
 
 #include "experts/fused_experts_cpu.h"
-#include "plan/expert_plan_layout.h"
+#include "layer_check.h"
 #include "tensor_check.h"
 
 namespace layered_sglang {
 namespace {
-
-bool is_matrix_of(const at::Tensor& tensor, int64_t dimensions, at::ScalarType dtype) {
-  return tensor.dim() == dimensions && tensor.scalar_type() == dtype && tensor.is_contiguous();
-}
 
 const uint16_t* bits(const at::Tensor& tensor) {
   return static_cast<const uint16_t*>(tensor.const_data_ptr());
@@ -49,33 +45,20 @@ at::Tensor fused_experts_on_cpu(const at::Tensor& x, const at::Tensor& w13, cons
 FusedExpertsSizes check_fused_experts(const at::Tensor& x, const at::Tensor& w13,
                                       const at::Tensor& w2, const at::Tensor& topk_weights,
                                       const at::Tensor& topk_ids) {
-  TORCH_CHECK_VALUE(is_matrix_of(x, 2, at::kBFloat16),
-                    "x: expected contiguous bfloat16 [tokens, hidden], got ", describe(x));
-  TORCH_CHECK_VALUE(is_matrix_of(w2, 3, at::kBFloat16),
-                    "w2: expected contiguous bfloat16 [experts, hidden, inter], got ",
-                    describe(w2));
-  TORCH_CHECK_VALUE(is_matrix_of(topk_ids, 2, at::kInt),
-                    "topk_ids: expected contiguous int32 [tokens, top_k], got ",
-                    describe(topk_ids));
+  check_tokens(x, topk_ids);
+  check_dimensions("w2", w2, at::kBFloat16, "[experts, hidden, inter]");
   const FusedExpertsSizes sizes = {x.size(0), topk_ids.size(1), w2.size(0), x.size(1), w2.size(2)};
   const at::Device device = x.device();
   check_buffer("w2", w2, at::kBFloat16, {sizes.num_experts, sizes.hidden, sizes.inter}, device);
   check_buffer("w13", w13, at::kBFloat16, {sizes.num_experts, 2 * sizes.inter, sizes.hidden},
                device);
-  check_buffer("topk_ids", topk_ids, at::kInt, {sizes.num_tokens, sizes.top_k}, device);
-  check_buffer("topk_weights", topk_weights, at::kFloat, {sizes.num_tokens, sizes.top_k}, device);
   TORCH_CHECK_VALUE(sizes.hidden > 0 && sizes.hidden % kExpertHiddenMultiple == 0,
                     "x: expected a hidden size that is a multiple of ", kExpertHiddenMultiple,
                     ", got ", sizes.hidden);
   TORCH_CHECK_VALUE(sizes.inter > 0 && sizes.inter % kExpertInterMultiple == 0,
                     "w2: expected an intermediate size that is a multiple of ",
                     kExpertInterMultiple, ", got ", sizes.inter);
-  TORCH_CHECK_VALUE(sizes.num_experts >= 1 && sizes.num_experts <= kMaxPlanExperts,
-                    "w2: expected 1 ... ", kMaxPlanExperts, " experts, got ", sizes.num_experts);
-  TORCH_CHECK_VALUE(sizes.top_k >= 1 && sizes.top_k <= kMaxExpertTopK,
-                    "topk_ids: expected a top_k of 1 ... ", kMaxExpertTopK, ", got ", sizes.top_k);
-  TORCH_CHECK_VALUE(sizes.num_pairs() <= kMaxPlanPairs, "topk_ids: expected at most ",
-                    kMaxPlanPairs, " elements, got ", describe(topk_ids));
+  check_routing(sizes, x, topk_weights, topk_ids, "w2");
   return sizes;
 }
 

@@ -7,17 +7,13 @@
 
 #include "experts/fused_experts_fp8_cpu.h"
 #include "fused_experts.h"
-#include "plan/expert_plan_layout.h"
+#include "layer_check.h"
 #include "tensor_check.h"
 
 namespace layered_sglang {
 namespace {
 
 constexpr at::ScalarType kE4m3 = at::kFloat8_e4m3fn;
-
-bool is_matrix_of(const at::Tensor& tensor, int64_t dimensions, at::ScalarType dtype) {
-  return tensor.dim() == dimensions && tensor.scalar_type() == dtype && tensor.is_contiguous();
-}
 
 const uint8_t* bytes(const at::Tensor& tensor) {
   return static_cast<const uint8_t*>(tensor.const_data_ptr());
@@ -59,14 +55,8 @@ FusedExpertsSizes check_fused_experts_fp8(const at::Tensor& x, const Fp8Weights&
                                           const at::Tensor& topk_weights,
                                           const at::Tensor& topk_ids) {
   const at::Tensor& w2 = weights.w2;
-  TORCH_CHECK_VALUE(is_matrix_of(x, 2, at::kBFloat16),
-                    "x: expected contiguous bfloat16 [tokens, hidden], got ", describe(x));
-  TORCH_CHECK_VALUE(is_matrix_of(w2, 3, kE4m3),
-                    "w2: expected contiguous float8_e4m3fn [experts, hidden, inter], got ",
-                    describe(w2));
-  TORCH_CHECK_VALUE(is_matrix_of(topk_ids, 2, at::kInt),
-                    "topk_ids: expected contiguous int32 [tokens, top_k], got ",
-                    describe(topk_ids));
+  check_tokens(x, topk_ids);
+  check_dimensions("w2", w2, kE4m3, "[experts, hidden, inter]");
   const FusedExpertsSizes sizes = {x.size(0), topk_ids.size(1), w2.size(0), x.size(1), w2.size(2)};
   TORCH_CHECK_VALUE(sizes.hidden > 0 && sizes.hidden % kFp8Block == 0,
                     "x: expected a hidden size that is a multiple of ", kFp8Block, ", got ",
@@ -84,14 +74,7 @@ FusedExpertsSizes check_fused_experts_fp8(const at::Tensor& x, const Fp8Weights&
                {sizes.num_experts, 2 * inter_blocks, hidden_blocks}, device);
   check_buffer("w2_scale_inv", weights.w2_scale_inv, at::kFloat,
                {sizes.num_experts, hidden_blocks, inter_blocks}, device);
-  check_buffer("topk_ids", topk_ids, at::kInt, {sizes.num_tokens, sizes.top_k}, device);
-  check_buffer("topk_weights", topk_weights, at::kFloat, {sizes.num_tokens, sizes.top_k}, device);
-  TORCH_CHECK_VALUE(sizes.num_experts >= 1 && sizes.num_experts <= kMaxPlanExperts,
-                    "w2: expected 1 ... ", kMaxPlanExperts, " experts, got ", sizes.num_experts);
-  TORCH_CHECK_VALUE(sizes.top_k >= 1 && sizes.top_k <= kMaxExpertTopK,
-                    "topk_ids: expected a top_k of 1 ... ", kMaxExpertTopK, ", got ", sizes.top_k);
-  TORCH_CHECK_VALUE(sizes.num_pairs() <= kMaxPlanPairs, "topk_ids: expected at most ",
-                    kMaxPlanPairs, " elements, got ", describe(topk_ids));
+  check_routing(sizes, x, topk_weights, topk_ids, "w2");
   return sizes;
 }
 

@@ -6,15 +6,11 @@
 #include <torch/library.h>
 
 #include "experts/fused_experts_mxfp4_cpu.h"
-#include "plan/expert_plan_layout.h"
+#include "layer_check.h"
 #include "tensor_check.h"
 
 namespace layered_sglang {
 namespace {
-
-bool is_matrix_of(const at::Tensor& tensor, int64_t dimensions, at::ScalarType dtype) {
-  return tensor.dim() == dimensions && tensor.scalar_type() == dtype && tensor.is_contiguous();
-}
 
 void check_packed(const char* name, const at::Tensor& packed, int64_t experts, int64_t rows,
                   int64_t depth, at::Device device) {
@@ -67,14 +63,8 @@ FusedExpertsSizes check_fused_experts_mxfp4(const at::Tensor& x, const Mxfp4Weig
                                             const at::Tensor& topk_weights,
                                             const at::Tensor& topk_ids) {
   const at::Tensor& bias = weights.w13_bias;
-  TORCH_CHECK_VALUE(is_matrix_of(x, 2, at::kBFloat16),
-                    "x: expected contiguous bfloat16 [tokens, hidden], got ", describe(x));
-  TORCH_CHECK_VALUE(is_matrix_of(bias, 2, at::kFloat),
-                    "w13_bias: expected contiguous float32 [experts, 2 * inter], got ",
-                    describe(bias));
-  TORCH_CHECK_VALUE(is_matrix_of(topk_ids, 2, at::kInt),
-                    "topk_ids: expected contiguous int32 [tokens, top_k], got ",
-                    describe(topk_ids));
+  check_tokens(x, topk_ids);
+  check_dimensions("w13_bias", bias, at::kFloat, "[experts, 2 * inter]");
   const FusedExpertsSizes sizes = {x.size(0), topk_ids.size(1), bias.size(0), x.size(1),
                                    bias.size(1) / 2};
   TORCH_CHECK_VALUE(sizes.hidden > 0 && sizes.hidden % kMxfp4Group == 0,
@@ -88,15 +78,7 @@ FusedExpertsSizes check_fused_experts_mxfp4(const at::Tensor& x, const Mxfp4Weig
   check_packed("w13", weights.w13, sizes.num_experts, 2 * sizes.inter, sizes.hidden, device);
   check_packed("w2", weights.w2, sizes.num_experts, sizes.hidden, sizes.inter, device);
   check_buffer("w2_bias", weights.w2_bias, at::kFloat, {sizes.num_experts, sizes.hidden}, device);
-  check_buffer("topk_ids", topk_ids, at::kInt, {sizes.num_tokens, sizes.top_k}, device);
-  check_buffer("topk_weights", topk_weights, at::kFloat, {sizes.num_tokens, sizes.top_k}, device);
-  TORCH_CHECK_VALUE(sizes.num_experts >= 1 && sizes.num_experts <= kMaxPlanExperts,
-                    "w13_bias: expected 1 ... ", kMaxPlanExperts, " experts, got ",
-                    sizes.num_experts);
-  TORCH_CHECK_VALUE(sizes.top_k >= 1 && sizes.top_k <= kMaxExpertTopK,
-                    "topk_ids: expected a top_k of 1 ... ", kMaxExpertTopK, ", got ", sizes.top_k);
-  TORCH_CHECK_VALUE(sizes.num_pairs() <= kMaxPlanPairs, "topk_ids: expected at most ",
-                    kMaxPlanPairs, " elements, got ", describe(topk_ids));
+  check_routing(sizes, x, topk_weights, topk_ids, "w13_bias");
   return sizes;
 }
 

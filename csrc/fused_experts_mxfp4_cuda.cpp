@@ -1,5 +1,4 @@
 // fused_experts_mxfp4: the CUDA implementation. Compiled only with nvcc present.
-#include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
 #include <c10/cuda/CUDAException.h>
 #include <c10/cuda/CUDAGuard.h>
@@ -8,6 +7,7 @@
 
 #include "experts/fused_experts_mxfp4_sm90.h"
 #include "fused_experts_mxfp4.h"
+#include "layer_check.h"
 #include "tensor_check.h"
 
 namespace layered_sglang {
@@ -29,18 +29,8 @@ void fused_experts_mxfp4_out_on_cuda(const at::Tensor& x, const at::Tensor& w13,
   FusedExpertsMxfp4Args args = {};
   args.sizes = check_fused_experts_mxfp4(x, {w13, w13_bias, w2, w2_bias}, topk_weights, topk_ids);
   check_buffer("y", y, at::kBFloat16, x.sizes().vec(), x.device());
-  const int64_t needed = fused_experts_mxfp4_workspace_bytes(args.sizes);
   const at::Tensor space =
-      workspace.has_value() ? *workspace : at::empty({needed}, x.options().dtype(at::kByte));
-  TORCH_CHECK_VALUE(space.scalar_type() == at::kByte && space.is_contiguous() &&
-                        space.device() == x.device() && space.numel() >= needed,
-                    "workspace: expected contiguous uint8 of at least ", needed, " bytes on ",
-                    x.device(), ", got ", describe(space));
-  check_alignment("x", x, 16);
-  check_alignment("w13", w13, 16);
-  check_alignment("w2", w2, 16);
-  check_alignment("y", y, 16);
-  check_alignment("workspace", space, kWorkspaceAlignment);
+      checked_workspace(workspace, fused_experts_mxfp4_workspace_bytes(args.sizes), x, w13, w2, y);
   args.x = static_cast<const __nv_bfloat16*>(x.const_data_ptr());
   args.w13 = {w13.const_data_ptr<uint8_t>(), w13_bias.const_data_ptr<float>()};
   args.w2 = {w2.const_data_ptr<uint8_t>(), w2_bias.const_data_ptr<float>()};

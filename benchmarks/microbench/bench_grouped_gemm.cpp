@@ -377,7 +377,6 @@ class Problem {
     args.stored_parts = stored_parts_.as<int32_t>();
     args.num_experts = static_cast<int32_t>(options_.experts);
     args.num_rows = static_cast<int32_t>(pairs_);
-    args.num_tokens = static_cast<int32_t>(options_.tokens);
     args.top_k = static_cast<int32_t>(options_.topk);
     args.hidden = static_cast<int32_t>(options_.hidden);
     args.inter = static_cast<int32_t>(options_.inter);

@@ -1,4 +1,4 @@
-#include "experts/grouped_gemm_launch.cuh"
+#include "experts/grouped_gemm_bf16_launch.cuh"
 
 namespace layered_sglang {
 
@@ -8,7 +8,7 @@ cudaError_t down_gemm_bf16_sm90(const GroupedGemmArgs& args, const __nv_bfloat16
   using namespace grouped_gemm;
   CUtensorMap weight_map;
   cudaError_t error =
-      make_weight_map(w2, args.num_experts, 1, args.hidden, args.inter, &weight_map);
+      make_weight_map(w2, 2, args.num_experts, 1, args.hidden, args.inter, &weight_map);
   if (error != cudaSuccess) return error;
   CUtensorMap token_map;
   error =
@@ -27,12 +27,7 @@ cudaError_t down_gemm_bf16_sm90(const GroupedGemmArgs& args, const __nv_bfloat16
   kernel_args.num_weight_tiles = (args.hidden + kTileWeightRows - 1) / kTileWeightRows;
   kernel_args.parts_of_tile =
       (2 * args.inter + kTileWeightRows - 1) / kTileWeightRows * kConsumerWarps;
-  kernel_args.stages = stage_count(args.num_experts);
-  kernel_args.tuning = chosen_tuning(options);
-  kernel_args.weight_policy = options.weights_once ? kEvictFirst : kEvictNormal;
-  return options.cluster == 2
-             ? launch<false, 2>(weight_map, token_map, kernel_args, options.overlap_launch, stream)
-             : launch<false, 1>(weight_map, token_map, kernel_args, options.overlap_launch, stream);
+  return launch<false>(weight_map, token_map, kernel_args, options, stream);
 }
 
 }  // namespace layered_sglang

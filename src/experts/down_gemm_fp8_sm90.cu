@@ -10,7 +10,7 @@ cudaError_t down_gemm_fp8_sm90(const GroupedGemmArgs& args, const Fp8Intermediat
   const auto rows = static_cast<uint64_t>(args.num_rows);
   CUtensorMap weight_map;
   cudaError_t error =
-      make_weight_map(w2.values, args.num_experts, 1, args.hidden, args.inter, &weight_map);
+      make_weight_map(w2.values, 1, args.num_experts, 1, args.hidden, args.inter, &weight_map);
   if (error != cudaSuccess) return error;
   CUtensorMap token_map;
   error = make_tensor_map({intermediate.values,
@@ -31,9 +31,7 @@ cudaError_t down_gemm_fp8_sm90(const GroupedGemmArgs& args, const Fp8Intermediat
   kernel_args.out_columns = args.hidden;
   kernel_args.num_weight_tiles = (args.hidden + kTileWeightRows - 1) / kTileWeightRows;
   kernel_args.scale_rows = args.hidden / kFp8Block;
-  kernel_args.weight_policy = options.weights_once ? kEvictFirst : kEvictNormal;
-  const auto run = options.wide_tiles ? launch<false, true> : launch<false, false>;
-  return run(weight_map, token_map, kernel_args, options.overlap_launch, stream);
+  return launch<false>(weight_map, token_map, kernel_args, options, stream);
 }
 
 }  // namespace layered_sglang

@@ -1,4 +1,4 @@
-#include "experts/grouped_gemm_mxfp4_sm90.cuh"
+#include "experts/grouped_gemm_mxfp4_launch.cuh"
 
 namespace layered_sglang {
 
@@ -17,8 +17,7 @@ cudaError_t down_gemm_mxfp4_sm90(const GroupedGemmMxfp4Args& args,
   kernel_args.row_blocks = static_cast<int>(mxfp4_blocks(args.hidden));
   kernel_args.bias_rows = args.hidden;
   kernel_args.out_columns = args.hidden;
-  return options.many_rows ? launch<false, true>(kernel_args, options, stream)
-                           : launch<false, false>(kernel_args, options, stream);
+  return launch<false>(kernel_args, options, stream);
 }
 
 }  // namespace layered_sglang

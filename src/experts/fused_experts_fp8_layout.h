@@ -32,11 +32,7 @@ constexpr bool uses_wide_fp8_tiles(const FusedExpertsSizes& sizes, FusedExpertsF
 
 // Byte offsets of the workspace's parts.
 struct FusedExpertsFp8Workspace {
-  int64_t expert_offsets;      // int32 [E + 1]
-  int64_t expert_counts;       // int32 [E]
-  int64_t sorted_rows;         // int32 [pairs]
-  int64_t inverse_rows;        // int32 [pairs]
-  int64_t plan;                // the plan's own workspace
+  PlanWorkspace plan;
   int64_t x;                   // e4m3 [tokens, hidden]
   int64_t x_scale;             // float32 [tokens, hidden / 128]
   int64_t intermediate;        // e4m3 [pairs, inter]
@@ -47,24 +43,15 @@ struct FusedExpertsFp8Workspace {
 
 constexpr FusedExpertsFp8Workspace fused_experts_fp8_workspace(const FusedExpertsSizes& sizes,
                                                                int64_t plan_bytes) {
+  WorkspaceParts parts;
   FusedExpertsFp8Workspace at = {};
-  int64_t end = 0;
-  const auto take = [&end](int64_t bytes) {
-    const int64_t start = end;
-    end += (bytes + kWorkspaceAlignment - 1) / kWorkspaceAlignment * kWorkspaceAlignment;
-    return start;
-  };
-  at.expert_offsets = take((sizes.num_experts + 1) * 4);
-  at.expert_counts = take(sizes.num_experts * 4);
-  at.sorted_rows = take(sizes.num_pairs() * 4);
-  at.inverse_rows = take(sizes.num_pairs() * 4);
-  at.plan = take(plan_bytes);
-  at.x = take(sizes.num_tokens * sizes.hidden);
-  at.x_scale = take(sizes.num_tokens * (sizes.hidden / kFp8Block) * 4);
-  at.intermediate = take(sizes.num_pairs() * sizes.inter);
-  at.intermediate_scale = take(sizes.inter / kFp8Block * sizes.num_pairs() * 4);
-  at.rows = take(sizes.num_pairs() * sizes.hidden * 2);
-  at.bytes = end;
+  at.plan = take_plan(parts, sizes, plan_bytes);
+  at.x = parts.take(sizes.num_tokens * sizes.hidden);
+  at.x_scale = parts.take(sizes.num_tokens * (sizes.hidden / kFp8Block) * 4);
+  at.intermediate = parts.take(sizes.num_pairs() * sizes.inter);
+  at.intermediate_scale = parts.take(sizes.inter / kFp8Block * sizes.num_pairs() * 4);
+  at.rows = parts.take(sizes.num_pairs() * sizes.hidden * 2);
+  at.bytes = parts.bytes();
   return at;
 }
 

@@ -60,37 +60,59 @@ constexpr bool reads_weights_once(const FusedExpertsSizes& sizes) {
 
 inline constexpr int64_t kWorkspaceAlignment = 256;
 
-// Byte offsets of the workspace's parts. Every path fits into the same workspace.
-struct FusedExpertsWorkspace {
+// Gives a workspace's parts their places, one after the other.
+class WorkspaceParts {
+ public:
+  // Returns the byte offset of a part.
+  constexpr int64_t take(int64_t bytes) {
+    const int64_t start = end_;
+    end_ += (bytes + kWorkspaceAlignment - 1) / kWorkspaceAlignment * kWorkspaceAlignment;
+    return start;
+  }
+  constexpr int64_t bytes() const { return end_; }  // of all
+
+ private:
+  int64_t end_ = 0;
+};
+
+// Byte offsets of the plan in every format's workspace.
+struct PlanWorkspace {
   int64_t expert_offsets;  // int32 [E + 1]
   int64_t expert_counts;   // int32 [E]
-  int64_t stored_parts;    // int32 [E]: how far the gate/up GEMM is
   int64_t sorted_rows;     // int32 [pairs]
   int64_t inverse_rows;    // int32 [pairs]
-  int64_t plan;            // the plan's own workspace
-  int64_t intermediate;    // bf16 [pairs, inter]
-  int64_t rows;            // bf16 [pairs, hidden]
-  int64_t bytes;           // of all
+  int64_t own;             // the plan's own workspace
+};
+
+constexpr PlanWorkspace take_plan(WorkspaceParts& parts, const FusedExpertsSizes& sizes,
+                                  int64_t plan_bytes) {
+  PlanWorkspace at = {};
+  at.expert_offsets = parts.take((sizes.num_experts + 1) * 4);
+  at.expert_counts = parts.take(sizes.num_experts * 4);
+  at.sorted_rows = parts.take(sizes.num_pairs() * 4);
+  at.inverse_rows = parts.take(sizes.num_pairs() * 4);
+  at.own = parts.take(plan_bytes);
+  return at;
+}
+
+// Byte offsets of the workspace's parts. Every path fits into the same workspace.
+struct FusedExpertsWorkspace {
+  PlanWorkspace plan;
+  int64_t stored_parts;  // int32 [E]: how far the gate/up GEMM is
+  int64_t intermediate;  // bf16 [pairs, inter]
+  int64_t rows;          // bf16 [pairs, hidden]
+  int64_t bytes;         // of all
 };
 
 constexpr FusedExpertsWorkspace fused_experts_workspace(const FusedExpertsSizes& sizes,
                                                         int64_t plan_bytes) {
+  WorkspaceParts parts;
   FusedExpertsWorkspace at = {};
-  int64_t end = 0;
-  const auto take = [&end](int64_t bytes) {
-    const int64_t start = end;
-    end += (bytes + kWorkspaceAlignment - 1) / kWorkspaceAlignment * kWorkspaceAlignment;
-    return start;
-  };
-  at.expert_offsets = take((sizes.num_experts + 1) * 4);
-  at.expert_counts = take(sizes.num_experts * 4);
-  at.stored_parts = take(sizes.num_experts * 4);
-  at.sorted_rows = take(sizes.num_pairs() * 4);
-  at.inverse_rows = take(sizes.num_pairs() * 4);
-  at.plan = take(plan_bytes);
-  at.intermediate = take(sizes.num_pairs() * sizes.inter * 2);
-  at.rows = take(sizes.num_pairs() * sizes.hidden * 2);
-  at.bytes = end;
+  at.plan = take_plan(parts, sizes, plan_bytes);
+  at.stored_parts = parts.take(sizes.num_experts * 4);
+  at.intermediate = parts.take(sizes.num_pairs() * sizes.inter * 2);
+  at.rows = parts.take(sizes.num_pairs() * sizes.hidden * 2);
+  at.bytes = parts.bytes();
   return at;
 }
 

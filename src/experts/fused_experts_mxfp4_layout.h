@@ -13,7 +13,7 @@ enum class FusedExpertsMxfp4Path : int {
   kAutomatic = 0,
   kGemv = 1,  // a warp for 16 weight rows of a pair; no plan
   kFew = 2,   // plan, two grouped GEMMs with tasks of 128 weight rows and up to 64 tokens, combine
-  kMany = 3,  // the same with tasks of 192 and up to 192
+  kMany = 3,  // the same with tasks of 256 and up to 128
 };
 
 // Up to this many rows an expert on average, most experts have one small token tile.

@@ -1,18 +1,13 @@
 #include "experts/fused_experts_sm90.h"
 
-#include "experts/combine_bf16_sm90.h"
 #include "experts/expert_gemv_bf16_sm90.h"
-#include "plan/expert_plan_sm90.h"
+#include "experts/layer_steps.h"
 
 namespace layered_sglang {
 namespace {
 
-constexpr int64_t kRowAlignment = 1;  // the GEMMs take rows as they come
-
 FusedExpertsWorkspace layout_of(const FusedExpertsSizes& sizes) {
-  const size_t plan_bytes =
-      expert_plan_workspace_bytes(sizes.num_pairs(), sizes.num_experts, kRowAlignment);
-  return fused_experts_workspace(sizes, static_cast<int64_t>(plan_bytes));
+  return fused_experts_workspace(sizes, plan_bytes(sizes));
 }
 
 ExpertGemvArgs gemv_args(const FusedExpertsArgs& args, __nv_bfloat16* intermediate) {
@@ -54,31 +49,14 @@ cudaError_t fused_experts_sm90(const FusedExpertsArgs& args, FusedExpertsPath pa
     return expert_gemv_bf16_sm90(gemv_args(args, intermediate), stream);
   }
 
-  ExpertPlanArgs plan = {};
-  plan.topk_ids = args.topk_ids;
-  plan.num_pairs = static_cast<int32_t>(sizes.num_pairs());
-  plan.num_experts = static_cast<int32_t>(sizes.num_experts);
-  plan.row_alignment = kRowAlignment;
-  plan.row_capacity = plan.num_pairs;
-  plan.expert_offsets = reinterpret_cast<int32_t*>(base + at.expert_offsets);
-  plan.expert_counts = reinterpret_cast<int32_t*>(base + at.expert_counts);
-  plan.sorted_rows = reinterpret_cast<int32_t*>(base + at.sorted_rows);
-  plan.inverse_rows = reinterpret_cast<int32_t*>(base + at.inverse_rows);
+  ExpertPlanArgs plan = plan_args(args, at.plan);
   plan.cleared_counts = reinterpret_cast<int32_t*>(base + at.stored_parts);
-  cudaError_t error = expert_plan_sm90(plan, base + at.plan, stream);
+  cudaError_t error = expert_plan_sm90(plan, base + at.plan.own, stream);
   if (error != cudaSuccess) return error;
 
-  GroupedGemmArgs gemm = {};
-  gemm.expert_offsets = plan.expert_offsets;
-  gemm.sorted_rows = plan.sorted_rows;
+  auto gemm = gemm_args<GroupedGemmArgs>(args, plan);
   gemm.stored_parts = plan.cleared_counts;
-  gemm.num_experts = plan.num_experts;
   gemm.num_rows = plan.num_pairs;
-  gemm.num_tokens = static_cast<int32_t>(sizes.num_tokens);
-  gemm.top_k = static_cast<int32_t>(sizes.top_k);
-  gemm.hidden = static_cast<int32_t>(sizes.hidden);
-  gemm.inter = static_cast<int32_t>(sizes.inter);
-  gemm.activation = args.activation;
   GroupedGemmOptions options;
   options.tuning = args.tuning;
   options.cluster = path == FusedExpertsPath::kGroupedGemmPairs ? 2 : 1;
@@ -88,16 +66,7 @@ cudaError_t fused_experts_sm90(const FusedExpertsArgs& args, FusedExpertsPath pa
   error = down_gemm_bf16_sm90(gemm, intermediate, args.w2, rows, options, stream);
   if (error != cudaSuccess) return error;
 
-  CombineArgs combine = {};
-  combine.rows = rows;
-  combine.inverse_rows = plan.inverse_rows;
-  combine.topk_weights = args.topk_weights;
-  combine.y = args.y;
-  combine.num_tokens = gemm.num_tokens;
-  combine.top_k = gemm.top_k;
-  combine.hidden = gemm.hidden;
-  combine.routed_scaling_factor = args.routed_scaling_factor;
-  return combine_bf16_sm90(combine, options.overlap_launch, stream);
+  return combine_bf16_sm90(combine_args(args, plan, rows), options.overlap_launch, stream);
 }
 
 }  // namespace layered_sglang

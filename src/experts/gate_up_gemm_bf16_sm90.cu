@@ -1,4 +1,4 @@
-#include "experts/grouped_gemm_launch.cuh"
+#include "experts/grouped_gemm_bf16_launch.cuh"
 
 namespace layered_sglang {
 
@@ -9,7 +9,7 @@ cudaError_t gate_up_gemm_bf16_sm90(const GroupedGemmArgs& args, const __nv_bfloa
   const int weight_rows = 2 * args.inter;
   CUtensorMap weight_map;
   const cudaError_t error =
-      make_weight_map(w13, args.num_experts, 2, args.inter, args.hidden, &weight_map);
+      make_weight_map(w13, 2, args.num_experts, 2, args.inter, args.hidden, &weight_map);
   if (error != cudaSuccess) return error;
   KernelArgs kernel_args = {};
   kernel_args.gemm = args;
@@ -18,13 +18,8 @@ cudaError_t gate_up_gemm_bf16_sm90(const GroupedGemmArgs& args, const __nv_bfloa
   kernel_args.depth = args.hidden;
   kernel_args.out_columns = args.inter;
   kernel_args.num_weight_tiles = (weight_rows + kTileWeightRows - 1) / kTileWeightRows;
-  kernel_args.stages = stage_count(args.num_experts);
-  kernel_args.tuning = chosen_tuning(options);
-  kernel_args.weight_policy = options.weights_once ? kEvictFirst : kEvictNormal;
   // The gather takes no tensor map.
-  return options.cluster == 2
-             ? launch<true, 2>(weight_map, weight_map, kernel_args, options.overlap_launch, stream)
-             : launch<true, 1>(weight_map, weight_map, kernel_args, options.overlap_launch, stream);
+  return launch<true>(weight_map, weight_map, kernel_args, options, stream);
 }
 
 }  // namespace layered_sglang

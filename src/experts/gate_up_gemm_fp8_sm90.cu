@@ -8,7 +8,7 @@ cudaError_t gate_up_gemm_fp8_sm90(const GroupedGemmArgs& args, const Fp8Matrix& 
   using namespace grouped_gemm_fp8;
   CUtensorMap weight_map;
   const cudaError_t error =
-      make_weight_map(w13.values, args.num_experts, 2, args.inter, args.hidden, &weight_map);
+      make_weight_map(w13.values, 1, args.num_experts, 2, args.inter, args.hidden, &weight_map);
   if (error != cudaSuccess) return error;
   KernelArgs kernel_args = {};
   kernel_args.gemm = args;
@@ -22,10 +22,8 @@ cudaError_t gate_up_gemm_fp8_sm90(const GroupedGemmArgs& args, const Fp8Matrix& 
   kernel_args.out_columns = args.inter;
   kernel_args.num_weight_tiles = args.inter / kFp8Block;
   kernel_args.scale_rows = 2 * args.inter / kFp8Block;
-  kernel_args.weight_policy = options.weights_once ? kEvictFirst : kEvictNormal;
   // The gather takes no tensor map.
-  const auto run = options.wide_tiles ? launch<true, true> : launch<true, false>;
-  return run(weight_map, weight_map, kernel_args, options.overlap_launch, stream);
+  return launch<true>(weight_map, weight_map, kernel_args, options, stream);
 }
 
 }  // namespace layered_sglang

@@ -1,4 +1,4 @@
-#include "experts/grouped_gemm_mxfp4_sm90.cuh"
+#include "experts/grouped_gemm_mxfp4_launch.cuh"
 
 namespace layered_sglang {
 
@@ -16,8 +16,7 @@ cudaError_t gate_up_gemm_mxfp4_sm90(const GroupedGemmMxfp4Args& args, const __nv
   kernel_args.row_blocks = static_cast<int>(mxfp4_blocks(2 * int64_t{args.inter}));
   kernel_args.bias_rows = 2 * args.inter;
   kernel_args.out_columns = args.inter;
-  return options.many_rows ? launch<true, true>(kernel_args, options, stream)
-                           : launch<true, false>(kernel_args, options, stream);
+  return launch<true>(kernel_args, options, stream);
 }
 
 }  // namespace layered_sglang

@@ -26,7 +26,6 @@ struct GroupedGemmArgs {
   int32_t* stored_parts;
   int32_t num_experts;
   int32_t num_rows;  // most rows that the plan can have: tokens * top_k
-  int32_t num_tokens;
   int32_t top_k;
   int32_t hidden;
   int32_t inter;

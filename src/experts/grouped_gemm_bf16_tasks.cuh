@@ -4,9 +4,9 @@
 
 #include <cuda_runtime.h>
 
-#include "common/block_scan.cuh"
 #include "common/sm90_ptx.cuh"
 #include "experts/grouped_gemm_bf16_sm90.h"
+#include "experts/task_walk.cuh"
 #include "experts/token_tiles.h"
 
 namespace layered_sglang::grouped_gemm {
@@ -58,14 +58,6 @@ struct KernelArgs {
   GroupedGemmTuning tuning;
 };
 
-struct Task {
-  int expert;
-  int weight_tile;
-  int first_row;
-  int rows;   // that exist; 0 or less for an empty tile of a pair
-  int width;  // columns that are computed
-};
-
 // A block's tasks: first_task and every task_step-th from there. A cluster's blocks have the same
 // ones and differ in their token tile.
 // NOTE: not variables of the kernel, which would be live in all roles and in each of their
@@ -85,38 +77,16 @@ __device__ __forceinline__ int block_rank() {
   return kCluster > 1 ? static_cast<int>(ptx::cluster_rank()) : 0;
 }
 
-struct alignas(8) Expert {
-  int first_row;
-  int first_tile;  // token tiles of the experts before it; in a cluster, pairs of them
-};
-
-// [E + 1], in shared memory; the last one says where all end.
+// The table lies backwards. Its token tiles are counted in pairs in a cluster.
 struct ExpertTable {
   Expert* last;
   __device__ __forceinline__ Expert& operator[](int expert) const { return last[-expert]; }
 };
 
-// The whole block calls it.
 template <int kCluster>
 __device__ __forceinline__ void fill_table(const GroupedGemmArgs& gemm, const ExpertTable& table) {
-  for (int e = threadIdx.x; e <= gemm.num_experts; e += kThreads) {
-    // NOTE: written by a kernel that may overlap this one, so never through the read-only cache.
-    table[e].first_row = __ldcg(gemm.expert_offsets + e);
-  }
-  __syncthreads();
-  if (threadIdx.x < kWarpSize) {
-    int before = 0;
-    for (int first = 0; first < gemm.num_experts; first += kWarpSize) {
-      const int e = first + threadIdx.x;
-      const bool exists = e < gemm.num_experts;
-      const int rows = exists ? table[e + 1].first_row - table[e].first_row : 0;
-      const int end = before + warp_inclusive_scan(task_tile_count(rows, kCluster), threadIdx.x);
-      if (exists) table[e + 1].first_tile = end;
-      before = __shfl_sync(kAllLanes, end, kWarpSize - 1);
-    }
-    if (threadIdx.x == 0) table[0].first_tile = 0;
-  }
-  __syncthreads();
+  fill_expert_table<kThreads>(gemm.expert_offsets, gemm.num_experts, table,
+                              [](int rows) { return task_tile_count(rows, kCluster); });
 }
 
 // Read where it is needed: the registers are the consumers'.
@@ -124,44 +94,15 @@ __device__ __forceinline__ int task_count(const ExpertTable& table, const Kernel
   return table[args.gemm.num_experts].first_tile * args.num_weight_tiles;
 }
 
-// A whole warp calls it. Tasks go expert by expert, and within one by weight tile, so that the
-// blocks that run at one time share weights and tokens in the L2.
 template <int kCluster>
 __device__ __forceinline__ Task find_task(const ExpertTable& table, const KernelArgs& args,
                                           int index) {
-  int experts_before = 0;
-#pragma unroll 1  // there are few registers for it
-  for (int e = threadIdx.x % kWarpSize; e < args.gemm.num_experts; e += kWarpSize) {
-    experts_before += table[e + 1].first_tile * args.num_weight_tiles <= index;
-  }
-  Task task;
-  task.expert = __reduce_add_sync(kAllLanes, experts_before);
-  const Expert expert = table[task.expert];
-  const Expert next = table[task.expert + 1];
-  const TaskPlace place = place_task(
-      index - expert.first_tile * args.num_weight_tiles, next.first_tile - expert.first_tile,
-      next.first_row - expert.first_row, kCluster, block_rank<kCluster>());
-  task.weight_tile = place.weight_tile;
-  task.width = place.width;
-  task.first_row = expert.first_row + place.first_row;
-  task.rows = place.rows;
-  return task;
+  return layered_sglang::find_task(table, args.gemm.num_experts, args.num_weight_tiles, index,
+                                   [](int within, int tiles, int rows) {
+                                     return place_task(within, tiles, rows, kCluster,
+                                                       block_rank<kCluster>());
+                                   });
 }
-
-// A stage of the ring and the parity of its current round.
-struct RingPosition {
-  int stage = 0;
-  uint32_t round = 0;
-  __device__ __forceinline__ void advance(int stages) {
-    if (++stage == stages) {
-      stage = 0;
-      round ^= 1;
-    }
-  }
-  __device__ __forceinline__ int before(int stages) const {
-    return (stage == 0 ? stages : stage) - 1;
-  }
-};
 
 struct SharedLayout {
   uint32_t start;

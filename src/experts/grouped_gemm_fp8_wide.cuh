@@ -1,10 +1,14 @@
 // The wide tasks of the fp8 grouped GEMM: tokens are wgmma's M, so a thread's sums are of two rows
-// and their scales are two numbers, not one for each column as in the narrow ones. Included by
-// grouped_gemm_fp8_sm90.cuh alone.
+// and their scales are two numbers, not one for each column as in the narrow ones.
 //
 // A warpgroup has 64 rows and all 256 weight rows of the task, in two halves as they were copied:
 // of w13 the gate and then the up rows of 64 neurons, of w2 128 adjacent rows.
 #pragma once
+
+#include "common/e4m3_quantise.cuh"
+#include "common/wgmma_e4m3_sm90.cuh"
+#include "experts/activation.cuh"
+#include "experts/grouped_gemm_fp8_tasks.cuh"
 
 namespace layered_sglang::grouped_gemm_fp8 {
 
@@ -142,7 +146,7 @@ __device__ __forceinline__ void compute_wide_task(const KernelArgs& args,
     for (int k_block = 0; k_block < args.k_blocks; ++k_block) {
       wait_full<kGateUp>(shared, position);
       release(shared, position.stage);
-      position.advance();
+      position.advance(kStages);
     }
     return;
   }
@@ -168,7 +172,7 @@ __device__ __forceinline__ void compute_wide_task(const KernelArgs& args,
     ptx::wgmma_wait<0>();
     release(shared, stage);
     add_wide(sums[1], products, row_scales, kGateUp ? scale_0 : scale_1, scale_1);
-    position.advance();
+    position.advance(kStages);
   }
   const uint32_t scratch = shared.epilogue() + (4 * group + warp) * 16 * kWideRowBytes;
   const int first_row = task.first_row + tile_row;

@@ -1,13 +1,13 @@
 // The persistent grouped GEMM that both MXFP4 expert projections are instances of.
 //
-// A task is 2 or 3 row blocks of 64 weight rows of one expert times a token tile of 16 ... 192 of
+// A task is 2 or 4 row blocks of 64 weight rows of one expert times a token tile of 16 ... 128 of
 // its rows. Weights are wgmma's M and come from registers, where they are expanded to bf16; tokens
 // are its N and come from shared memory.
 //
 // Warps of a block:
 //   0        copies the weights' packed blocks into the ring's stages;
 //   2, 3     gather the tokens' rows into them;
-//   4 ...    two or three warpgroups, each with one row block: expand, wgmma, epilogue.
+//   4 ... 11 two warpgroups, each with half the row blocks: expand, wgmma, epilogue.
 // A stage is 64 of K. Every role walks the same tasks on its own, so none is handed over.
 #pragma once
 
@@ -24,11 +24,11 @@ __device__ __forceinline__ void run_weight_warp(const KernelArgs& args, const La
                                                 const Expert* table) {
   const int tasks = task_count(table, args);
   const size_t row_block_bytes = static_cast<size_t>(args.k_blocks) * kMxfp4BlockBytes;
-  RingPosition<Layout<kMany>::kStages> position;
+  RingPosition position;
   for (int index = ptx::block_index(); index < tasks; index += gridDim.x) {
     const Task task = find_task(table, args, index);
-    const int first_block = task.weight_tile * Layout<kMany>::kGroups;
-    const int blocks = min(Layout<kMany>::kGroups, args.row_blocks - first_block);
+    const int first_block = task.weight_tile * Layout<kMany>::kTaskBlocks;
+    const int blocks = min(Layout<kMany>::kTaskBlocks, args.row_blocks - first_block);
     const uint8_t* source =
         args.weights.packed +
         (static_cast<size_t>(task.expert) * args.row_blocks + first_block) * row_block_bytes;
@@ -45,7 +45,7 @@ __device__ __forceinline__ void run_weight_warp(const KernelArgs& args, const La
       }
       __syncwarp();
       source += kMxfp4BlockBytes;
-      position.advance();
+      position.advance(Layout<kMany>::kStages);
     }
   }
 }
@@ -66,7 +66,7 @@ __device__ __forceinline__ void run_gather_warps(const KernelArgs& args,
   // The down GEMM's rows are the gate/up GEMM's results; its weights are under way by now.
   if (!kGateUp) ptx::wait_for_previous_kernels();
 
-  RingPosition<Layout<kMany>::kStages> position;
+  RingPosition position;
   for (int index = ptx::block_index(); index < tasks; index += gridDim.x) {
     const Task task = find_task(table, args, index);
     // Only rows that exist: what is left in the others' place gives columns that are not stored.
@@ -99,7 +99,7 @@ __device__ __forceinline__ void run_gather_warps(const KernelArgs& args,
             exists ? static_cast<const void*>(tokens + source[i]) : args.tokens, exists ? 16 : 0);
       }
       ptx::barrier_arrive_after_copies(shared.full(position.stage));
-      position.advance();
+      position.advance(Layout<kMany>::kStages);
     }
   }
 }
@@ -115,84 +115,99 @@ __device__ __forceinline__ float2 load_bias(const KernelArgs& args, int expert, 
           second < args.bias_rows ? __ldg(bias + second) : 0.0f};
 }
 
-// A thread's share of a row block in a stage, as it lies in shared memory.
+// A thread's share of a warpgroup's row blocks in a stage, as it lies in shared memory.
+template <int kBlocks>
 struct PackedShare {
-  uint4 words;  // one for each 16 of K
-  uint32_t scales;
+  uint4 words[kBlocks];  // one for each 16 of K
+  uint32_t scales[kBlocks];
 
-  // `block`: the row block's address.
-  __device__ __forceinline__ void load(uint32_t block) {
+  // `blocks`: the first row block's address.
+  __device__ __forceinline__ void load(uint32_t blocks) {
     const int thread = threadIdx.x % 128;
-    words = ptx::load_shared_16(block + thread * 16);
-    scales = ptx::load_shared_word(block + kMxfp4ValueBytes + thread / 4 * 4);
+#pragma unroll
+    for (int b = 0; b < kBlocks; ++b) {
+      const uint32_t block = blocks + b * kMxfp4BlockBytes;
+      words[b] = ptx::load_shared_16(block + thread * 16);
+      scales[b] = ptx::load_shared_word(block + kMxfp4ValueBytes + thread / 4 * 4);
+    }
   }
 
-  // Of half the stage, as wgmma's A registers: [16 of K].
-  __device__ __forceinline__ void expand(int half, uint32_t (&a)[2][4]) const {
-    const uint32_t factors[2] = {mxfp4_factor(scales, 2 * half),
-                                 mxfp4_factor(scales, 2 * half + 1)};
-    expand_mxfp4(half == 0 ? words.x : words.z, factors, a[0]);
-    expand_mxfp4(half == 0 ? words.y : words.w, factors, a[1]);
+  // Of half the stage, as wgmma's A registers: [row block][16 of K].
+  __device__ __forceinline__ void expand(int half, uint32_t (&a)[kBlocks][2][4]) const {
+#pragma unroll
+    for (int b = 0; b < kBlocks; ++b) {
+      const uint32_t factors[2] = {mxfp4_factor(scales[b], 2 * half),
+                                   mxfp4_factor(scales[b], 2 * half + 1)};
+      expand_mxfp4(half == 0 ? words[b].x : words[b].z, factors, a[b][0]);
+      expand_mxfp4(half == 0 ? words[b].y : words[b].w, factors, a[b][1]);
+    }
   }
 };
 
 // The products that read these registers have been waited for; until then nothing else may be in
 // them.
-__device__ __forceinline__ void keep_until_here(const uint32_t (&a)[2][4]) {
+template <int kBlocks>
+__device__ __forceinline__ void keep_until_here(const uint32_t (&a)[kBlocks][2][4]) {
 #pragma unroll
-  for (int i = 0; i < 8; ++i) asm volatile("" ::"r"(a[i / 4][i % 4]));
+  for (int i = 0; i < kBlocks * 8; ++i) asm volatile("" ::"r"(a[i / 8][i / 4 % 2][i % 4]));
 }
 
 // Starts the products of half a stage.
-template <int kColumns>
-__device__ __forceinline__ void multiply(uint32_t tokens, int half, const uint32_t (&a)[2][4],
-                                         float (&sums)[kColumns / 2]) {
+template <int kBlocks, int kColumns>
+__device__ __forceinline__ void multiply(uint32_t tokens, int half,
+                                         const uint32_t (&a)[kBlocks][2][4],
+                                         float (&sums)[kBlocks][kColumns / 2]) {
   ptx::wgmma_fence();
 #pragma unroll
   for (int k = 0; k < 2; ++k) {
-    wgmma_bf16<kColumns>(
-        sums, a[k],
-        ptx::operand_descriptor<kRowBytes, kGroupBytes>(tokens / 16 + (2 * half + k) * 2));
+    const uint64_t b_descriptor =
+        ptx::operand_descriptor<kRowBytes, kGroupBytes>(tokens / 16 + (2 * half + k) * 2);
+#pragma unroll
+    for (int b = 0; b < kBlocks; ++b) wgmma_bf16<kColumns>(sums[b], a[b][k], b_descriptor);
   }
   ptx::wgmma_commit();
 }
 
-// A warpgroup's share of one task: one row block.
+// A warpgroup's share of one task.
 template <bool kGateUp, bool kMany, int kColumns>
 __device__ __forceinline__ void compute_task(const KernelArgs& args, const Layout<kMany>& shared,
-                                             const Task& task, int group,
-                                             RingPosition<Layout<kMany>::kStages>& position) {
+                                             const Task& task, int group, RingPosition& position) {
+  constexpr int kBlocks = Layout<kMany>::kBlocks;
   const int lane = threadIdx.x % kWarpSize;
   const int warp = threadIdx.x / kWarpSize % 4;
-  const int block = task.weight_tile * Layout<kMany>::kGroups + group;
-  const float2 bias = load_bias<kGateUp>(args, task.expert, block, warp, lane);
-  float sums[kColumns / 2];
+  const int first_block = (2 * task.weight_tile + group) * kBlocks;
+  float sums[kBlocks][kColumns / 2];
 #pragma unroll
-  for (int i = 0; i < kColumns / 2; ++i) sums[i] = i % 4 < 2 ? bias.x : bias.y;
+  for (int b = 0; b < kBlocks; ++b) {
+    const float2 bias = load_bias<kGateUp>(args, task.expert, first_block + b, warp, lane);
+#pragma unroll
+    for (int i = 0; i < kColumns / 2; ++i) sums[b][i] = i % 4 < 2 ? bias.x : bias.y;
+  }
 
   // A half of a stage has one scale a row. While the products of one half are under way, the
   // weights of the next are expanded.
-  PackedShare packed;
-  uint32_t first[2][4];
+  const uint32_t share = group * kBlocks * kMxfp4BlockBytes;  // of a stage's weights
+  PackedShare<kBlocks> packed;
+  uint32_t first[kBlocks][2][4];
   ptx::barrier_wait(shared.full(position.stage), position.round);
-  packed.load(shared.weights(position.stage) + group * kMxfp4BlockBytes);
+  packed.load(shared.weights(position.stage) + share);
   packed.expand(0, first);
 #pragma unroll 1
   for (int k_block = 0; k_block < args.k_blocks; ++k_block) {
     // NOTE: the gather's writes are ordinary ones to wgmma, and the barrier alone does not order
     // those.
     ptx::fence_async_proxy();
-    multiply<kColumns>(shared.tokens(position.stage), 0, first, sums);
-    uint32_t second[2][4];
+    multiply<kBlocks, kColumns>(shared.tokens(position.stage), 0, first, sums);
+    uint32_t second[kBlocks][2][4];
     packed.expand(1, second);
-    multiply<kColumns>(shared.tokens(position.stage), 1, second, sums);
+    multiply<kBlocks, kColumns>(shared.tokens(position.stage), 1, second, sums);
     const int stage = position.stage;
-    position.advance();
+    position.advance(Layout<kMany>::kStages);
     ptx::wgmma_wait<1>();
     keep_until_here(first);
     if (k_block + 1 < args.k_blocks) {
       ptx::barrier_wait(shared.full(position.stage), position.round);
-      packed.load(shared.weights(position.stage) + group * kMxfp4BlockBytes);
+      packed.load(shared.weights(position.stage) + share);
       packed.expand(0, first);
     }
     // NOTE: none under way where the loop turns: ptxas would count the registers that they read in
@@ -201,7 +216,11 @@ __device__ __forceinline__ void compute_task(const KernelArgs& args, const Layou
     keep_until_here(second);
     if (lane == 0) ptx::barrier_arrive(shared.empty(stage));
   }
-  store_block<kGateUp, kColumns>(args, task, sums, block, warp, shared.transpose(4 * group + warp));
+#pragma unroll
+  for (int b = 0; b < kBlocks; ++b) {
+    store_block<kGateUp, kColumns>(args, task, sums[b], first_block + b, warp,
+                                   shared.transpose(4 * group + warp));
+  }
 }
 
 template <bool kGateUp, bool kMany>
@@ -209,13 +228,7 @@ __device__ __forceinline__ void run_consumers(const KernelArgs& args, const Layo
                                               const Expert* table) {
   const int group = threadIdx.x / 128 - 1;
   const int tasks = task_count(table, args);
-  // In the tasks of many rows the second warpgroup starts late and stays behind: while one is in
-  // its epilogue the other keeps the tensor cores busy.
-  const int lag = kMany ? min(group, args.k_blocks - 1) : 0;
-  if (lag > 0 && ptx::block_index() < tasks) {
-    ptx::barrier_wait(shared.full(lag), 0);
-  }
-  RingPosition<Layout<kMany>::kStages> position;
+  RingPosition position;
   for (int index = ptx::block_index(); index < tasks; index += gridDim.x) {
     const Task task = find_task(table, args, index);
 #define LS_CASE(columns)                                                        \
@@ -239,10 +252,6 @@ __device__ __forceinline__ void run_consumers(const KernelArgs& args, const Layo
         LS_CASE(96)
         LS_CASE(112)
         LS_CASE(128)
-        LS_CASE(144)
-        LS_CASE(160)
-        LS_CASE(176)
-        LS_CASE(192)
       }
     }
 #undef LS_CASE
@@ -250,7 +259,7 @@ __device__ __forceinline__ void run_consumers(const KernelArgs& args, const Layo
 }
 
 template <bool kGateUp, bool kMany>
-__global__ void __launch_bounds__(Layout<kMany>::kThreads, Layout<kMany>::kPerMultiprocessor)
+__global__ void __launch_bounds__(kThreads, Layout<kMany>::kPerMultiprocessor)
     grouped_gemm_mxfp4(const __grid_constant__ KernelArgs args) {
   extern __shared__ __align__(1024) uint8_t shared_memory[];
   const Layout<kMany> shared = {ptx::shared_address(shared_memory)};
@@ -259,7 +268,7 @@ __global__ void __launch_bounds__(Layout<kMany>::kThreads, Layout<kMany>::kPerMu
   if (threadIdx.x == 0) {
     for (int stage = 0; stage < Layout<kMany>::kStages; ++stage) {
       ptx::barrier_init(shared.full(stage), 1 + kGatherThreads);
-      ptx::barrier_init(shared.empty(stage), Layout<kMany>::kConsumerWarps);
+      ptx::barrier_init(shared.empty(stage), kConsumerWarps);
     }
     ptx::barrier_init_fence();
   }
@@ -280,39 +289,6 @@ __global__ void __launch_bounds__(Layout<kMany>::kThreads, Layout<kMany>::kPerMu
     ptx::raise_registers<Layout<kMany>::kConsumerRegisters>();
     run_consumers<kGateUp, kMany>(args, shared, table);
   }
-}
-
-template <bool kGateUp, bool kMany>
-cudaError_t launch(KernelArgs args, const GroupedGemmMxfp4Options& options, cudaStream_t stream) {
-  // What the copy engine tells the L2 of weights: evict first, or keep as usual.
-  args.weight_policy = options.weights_once ? 0x12F0000000000000 : 0x1000000000000000;
-  args.weight_tiles = (args.row_blocks + Layout<kMany>::kGroups - 1) / Layout<kMany>::kGroups;
-  const auto kernel = grouped_gemm_mxfp4<kGateUp, kMany>;
-  int device = 0;
-  cudaError_t error = cudaGetDevice(&device);
-  if (error != cudaSuccess) return error;
-  int multiprocessors = 0;
-  error = cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device);
-  if (error != cudaSuccess) return error;
-  error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                               Layout<kMany>::kBytes);
-  if (error != cudaSuccess) return error;
-  // Else the L1 cache could take what a second block needs.
-  error = cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout,
-                               cudaSharedmemCarveoutMaxShared);
-  if (error != cudaSuccess) return error;
-
-  cudaLaunchAttribute overlap = {};
-  overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  overlap.val.programmaticStreamSerializationAllowed = options.overlap_launch;
-  cudaLaunchConfig_t config = {};
-  config.gridDim = dim3(multiprocessors * Layout<kMany>::kPerMultiprocessor);
-  config.blockDim = dim3(Layout<kMany>::kThreads);
-  config.dynamicSmemBytes = Layout<kMany>::kBytes;
-  config.stream = stream;
-  config.attrs = &overlap;
-  config.numAttrs = 1;
-  return cudaLaunchKernelEx(&config, kernel, args);
 }
 
 }  // namespace layered_sglang::grouped_gemm_mxfp4

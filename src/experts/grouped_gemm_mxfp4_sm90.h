@@ -37,7 +37,7 @@ struct GroupedGemmMxfp4Args {
 };
 
 struct GroupedGemmMxfp4Options {
-  bool many_rows = false;      // tasks of 3 row blocks and up to 192 rows; otherwise 2 and 64
+  bool many_rows = false;      // tasks of 4 row blocks and up to 128 rows; otherwise 2 and 64
   bool weights_once = false;   // weights are read by one task only: they need not stay in the L2
   bool overlap_launch = true;  // may start while the previous kernel in the stream still runs
 };

@@ -68,9 +68,9 @@ constexpr int mxfp4_bits(uint16_t half, int pair) {
   return (shifted >> 15 & 1) << 3 | (shifted >> 6 & 7);
 }
 
-// Tasks of the kernels: 2 or 3 row blocks (one a warpgroup) times a token tile.
+// Tasks of the kernels: 2 or 4 row blocks (one or two a warpgroup) times a token tile.
 inline constexpr int kMxfp4FewTileTokens = 64;    // most of a tile with 2 row blocks
-inline constexpr int kMxfp4ManyTileTokens = 192;  // with 3
+inline constexpr int kMxfp4ManyTileTokens = 128;  // with 4
 
 LAYERED_SGLANG_HOST_DEVICE int mxfp4_token_tile_count(int rows, bool many) {
   const int most = many ? kMxfp4ManyTileTokens : kMxfp4FewTileTokens;

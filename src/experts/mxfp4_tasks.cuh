@@ -4,13 +4,15 @@
 
 #include <cuda_runtime.h>
 
-#include "common/block_scan.cuh"
 #include "common/sm90_ptx.cuh"
 #include "experts/grouped_gemm_mxfp4_sm90.h"
+#include "experts/task_walk.cuh"
 #include "plan/expert_plan_layout.h"
 
 namespace layered_sglang::grouped_gemm_mxfp4 {
 
+inline constexpr int kThreads = 384;
+inline constexpr int kConsumerWarps = 8;
 inline constexpr int kGatherThreads = 64;
 inline constexpr int kRowBytes = kMxfp4BlockDepth * 2;  // of a token in a stage, one swizzle row
 inline constexpr int kRowChunks = kRowBytes / 16;
@@ -31,36 +33,29 @@ struct KernelArgs {
   uint64_t weight_policy;
 };
 
-struct alignas(8) Expert {
-  int first_row;
-  int first_tile;  // token tiles of the experts before it
-};
-
-// The two shapes of a block. Each consumer warpgroup has one row block.
-//   few rows   tasks of 2 row blocks and up to 64 tokens, two blocks on a multiprocessor;
-//   many rows  tasks of 3 row blocks and up to 192 tokens.
-// So 3 or 4 warps of each of its quarters expand weights while others wait for their products.
+// The two shapes of a block, which has two consumer warpgroups.
+//   few rows   tasks of 2 row blocks, one a warpgroup, and up to 64 tokens; two blocks on a
+//              multiprocessor, so that more warps expand weights while others wait for products;
+//   many rows  tasks of 4 row blocks, two a warpgroup, and up to 128 tokens.
 //
 // Shared memory: first all stages' tokens, then their weights, then the consumer warps' space for
 // transposition, the expert table and barriers.
 template <bool kMany>
 struct Layout {
-  static constexpr int kGroups = kMany ? 3 : 2;  // consumer warpgroups, and row blocks of a task
+  static constexpr int kBlocks = kMany ? 2 : 1;    // row blocks of a warpgroup
+  static constexpr int kTaskBlocks = 2 * kBlocks;  // of both
   static constexpr int kPerMultiprocessor = kMany ? 1 : 2;
   static constexpr int kTileTokens = kMany ? kMxfp4ManyTileTokens : kMxfp4FewTileTokens;
-  static constexpr int kThreads = 128 * (1 + kGroups);
-  static constexpr int kConsumerWarps = 4 * kGroups;
 
   // A block starts with as many registers for each of its threads as fit, a multiple of 8, and what
   // its warpgroups take must not be more: they would wait for it for ever.
   static constexpr int kStartRegisters = 65536 / kPerMultiprocessor / kThreads / 8 * 8;
   static constexpr int kProducerRegisters = kMany ? 56 : 40;
-  static constexpr int kConsumerRegisters = kMany ? 152 : 96;
-  static_assert(kProducerRegisters + kGroups * kConsumerRegisters <=
-                (1 + kGroups) * kStartRegisters);
+  static constexpr int kConsumerRegisters = kMany ? 224 : 96;
+  static_assert(kProducerRegisters + 2 * kConsumerRegisters <= 3 * kStartRegisters);
 
   static constexpr int kTokenBytes = kTileTokens * kRowBytes;
-  static constexpr int kWeightBytes = kGroups * kMxfp4BlockBytes;
+  static constexpr int kWeightBytes = kTaskBlocks * kMxfp4BlockBytes;
   static constexpr int kTableBytes = (kMaxPlanExperts + 1) * sizeof(Expert);
   static constexpr int kFixedBytes = kConsumerWarps * kTransposeBytes + kTableBytes;
   // Of 227 KB, and 1 KB more for each block.
@@ -91,75 +86,19 @@ struct Layout {
   }
 };
 
-// A stage of the ring and the parity of its current round.
-template <int kStages>
-struct RingPosition {
-  int stage = 0;
-  uint32_t round = 0;
-  __device__ __forceinline__ void advance() {
-    if (++stage == kStages) {
-      stage = 0;
-      round ^= 1;
-    }
-  }
-  __device__ __forceinline__ int before() const { return (stage == 0 ? kStages : stage) - 1; }
-};
-
-struct Task {
-  int expert;
-  int weight_tile;
-  int first_row;
-  int rows;   // that exist
-  int width;  // columns that are computed
-};
-
-// The whole block calls it.
 template <bool kMany>
 __device__ __forceinline__ void fill_table(const GroupedGemmMxfp4Args& gemm, Expert* table) {
-  for (int e = threadIdx.x; e <= gemm.num_experts; e += Layout<kMany>::kThreads) {
-    // NOTE: written by a kernel that may overlap this one, so never through the read-only cache.
-    table[e].first_row = __ldcg(gemm.expert_offsets + e);
-  }
-  __syncthreads();
-  if (threadIdx.x < kWarpSize) {
-    int before = 0;
-    for (int first = 0; first < gemm.num_experts; first += kWarpSize) {
-      const int e = first + threadIdx.x;
-      const int rows = e < gemm.num_experts ? table[e + 1].first_row - table[e].first_row : 0;
-      const int tiles = mxfp4_token_tile_count(rows, kMany);
-      const int end = before + warp_inclusive_scan(tiles, threadIdx.x);
-      if (e < gemm.num_experts) table[e + 1].first_tile = end;
-      before = __shfl_sync(kAllLanes, end, kWarpSize - 1);
-    }
-    if (threadIdx.x == 0) table[0].first_tile = 0;
-  }
-  __syncthreads();
+  fill_expert_table<kThreads>(gemm.expert_offsets, gemm.num_experts, table,
+                              [](int rows) { return mxfp4_token_tile_count(rows, kMany); });
 }
 
 __device__ __forceinline__ int task_count(const Expert* table, const KernelArgs& args) {
   return table[args.gemm.num_experts].first_tile * args.weight_tiles;
 }
 
-// A whole warp calls it. Tasks go expert by expert, and within one by weight tile, so that the
-// blocks that run at one time share weights and tokens in the L2.
 __device__ __forceinline__ Task find_task(const Expert* table, const KernelArgs& args, int index) {
-  int experts_before = 0;
-#pragma unroll 1
-  for (int e = threadIdx.x % kWarpSize; e < args.gemm.num_experts; e += kWarpSize) {
-    experts_before += table[e + 1].first_tile * args.weight_tiles <= index;
-  }
-  Task task;
-  task.expert = __reduce_add_sync(kAllLanes, experts_before);
-  const Expert expert = table[task.expert];
-  const Expert next = table[task.expert + 1];
-  const TaskPlace place =
-      place_mxfp4_task(index - expert.first_tile * args.weight_tiles,
-                       next.first_tile - expert.first_tile, next.first_row - expert.first_row);
-  task.weight_tile = place.weight_tile;
-  task.width = place.width;
-  task.first_row = expert.first_row + place.first_row;
-  task.rows = place.rows;
-  return task;
+  return layered_sglang::find_task(table, args.gemm.num_experts, args.weight_tiles, index,
+                                   place_mxfp4_task);
 }
 
 }  // namespace layered_sglang::grouped_gemm_mxfp4

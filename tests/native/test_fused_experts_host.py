@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from layered_sglang.moe import fused_experts_layout
+from layered_sglang.moe import fused_experts_layout, layer_checks
 
 _host = pytest.importorskip("layered_sglang._host", reason="built without the host module")
 
@@ -14,7 +14,7 @@ WIDTHS = {16, 32, 48, 64, *range(72, 193, 8)}  # those that the kernels have cod
 def test_limits_are_the_same() -> None:
     assert _host.EXPERT_HIDDEN_MULTIPLE == fused_experts_layout.HIDDEN_MULTIPLE
     assert _host.EXPERT_INTER_MULTIPLE == fused_experts_layout.INTER_MULTIPLE
-    assert _host.MAX_EXPERT_TOP_K == fused_experts_layout.MAX_TOP_K
+    assert _host.MAX_EXPERT_TOP_K == layer_checks.MAX_TOP_K
 
 
 @pytest.mark.parametrize("multiple", [1, 2])

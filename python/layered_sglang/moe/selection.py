@@ -9,7 +9,8 @@ from typing import NamedTuple
 import torch
 
 from .fp8 import BLOCK
-from .fused_experts_layout import HIDDEN_MULTIPLE, INTER_MULTIPLE, MAX_TOP_K
+from .fused_experts_layout import HIDDEN_MULTIPLE, INTER_MULTIPLE
+from .layer_checks import MAX_TOP_K
 from .library import has_kernels_for, native_status
 from .mxfp4 import GROUP
 from .plan_layout import MAX_EXPERTS
