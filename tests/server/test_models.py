@@ -179,6 +179,11 @@ def test_latent_attention_behind_expanded_prefixes(preset, make_model, tmp_path)
     compare(make_model, tmp_path, preset, env={"SGLANG_CHUNKED_PREFIX_CACHE_THRESHOLD": "256"})
 
 
+def test_linear_attention_on_two_ranks_without_a_radix_cache(make_model, tmp_path):
+    """With overlap, which a radix cache of states excludes where no GPU is."""
+    compare(make_model, tmp_path, "tiny-qwen3-next", "--disable-radix-cache", "--tp", "2")
+
+
 def test_layer_groups_by_cost(make_model, tmp_path):
     """Dense layers before layers with experts, cut by what they cost under a target."""
     compare(make_model, tmp_path, "tiny-deepseek-v3", policy=("--itl-slo-ms", "25"))
