@@ -31,13 +31,13 @@ for argv in json.loads(sys.argv[1]):
 @pytest.mark.timeout(300)
 def test_wrong_starts_end_before_the_model_loads_in_one_line(make_model, tmp_path):
     tiny = str(make_model())
-    qwen, unknown = tmp_path / "qwen", tmp_path / "qwen-next"
+    qwen, unknown = tmp_path / "qwen", tmp_path / "unknown"
     subprocess.run(
         [sys.executable, "-m", "layered_sglang.make_model", "qwen3-30b-a3b", str(qwen)], check=True
     )
     unknown.mkdir()
     config = json.loads((qwen / "config.json").read_text())
-    config["architectures"] = ["Qwen3NextForCausalLM"]
+    config["architectures"] = ["DeepseekV32ForCausalLM"]
     (unknown / "config.json").write_text(json.dumps(config))
     cases = {
         ("--layer-group-tokens", "0"): "--layer-group-tokens must be at least 1",
@@ -50,7 +50,7 @@ def test_wrong_starts_end_before_the_model_loads_in_one_line(make_model, tmp_pat
         (
             "--model-path",
             str(unknown),
-        ): "does not support Qwen3NextForCausalLM yet; it supports ",
+        ): "does not support DeepseekV32ForCausalLM yet; it supports ",
         # Only a config.json: these can be refused only before weights are looked for.
         ("--model-path", str(qwen), "--num-layer-groups", "49"): "the model's 48 layers",
     }
