@@ -53,7 +53,7 @@ class LayeredModelRunner(ModelRunner):
                 self,
                 config.layered_cuda_graph_max_tokens,
                 self._partitioning(config),
-                config.layered_max_prefill_tokens + int(runner.max_bs),
+                self._rows_to_load_kernels_for(config, int(runner.max_bs)),
             )
             gigabytes = (free - torch.cuda.mem_get_info()[0]) / 2**30
             self.graphs_text = f"{text} ({gigabytes:.1f} GiB)"
@@ -65,6 +65,13 @@ class LayeredModelRunner(ModelRunner):
                 "--layered-execution overlapped needs SGLang's full decode CUDA graphs, and there are "
                 "none on this device or with these flags; use merged"
             )
+
+    def _rows_to_load_kernels_for(self, config: LayeredConfig, decode_rows: int) -> int:
+        """The most rows of a layer group; 0 where kernels do not depend on the number of rows: those of
+        deterministic inference, of which each number takes long."""
+        if self.server_args.enable_deterministic_inference:
+            return 0
+        return config.layered_max_prefill_tokens + decode_rows
 
     def _partitioning(self, config: LayeredConfig) -> Partitioning | None:
         """The lanes of ``--layered-execution overlapped``.

@@ -67,6 +67,29 @@ def _lanes() -> Any:
     return Partitioning(Lane(torch.cpu.Stream(), None), Lane(torch.cpu.Stream(), None), [])
 
 
+def _plan_as_triton_does(attention: Any) -> None:
+    """Let what the backend of decode rows holds be of the batch planned last, by size: a batch that is
+    loaded for replay leaves it, as triton's and flashinfer's backends do. Attention checks it."""
+    plan, decode = attention.init_forward_metadata, attention.forward_decode
+
+    def plan_eagerly(rows: Any) -> None:
+        plan(rows)
+        attention.forward_metadata = rows.batch_size
+
+    def plan_graph(rows: Any, in_capture: bool = False) -> None:
+        if in_capture:
+            attention.forward_metadata = rows.batch_size
+
+    def attend(q: Any, k: Any, v: Any, layer: Any, rows: Any, *args: Any, **kwargs: Any) -> Any:
+        assert attention.forward_metadata == rows.batch_size, "planned for another batch"
+        return decode(q, k, v, layer, rows, *args, **kwargs)
+
+    attention.forward_metadata = None
+    attention.init_forward_metadata = plan_eagerly
+    attention.init_forward_metadata_out_graph = plan_graph
+    attention.forward_decode = attend
+
+
 def _capture_on_the_cpu(_result: Any, runner: Any, *args: Any, **kwargs: Any) -> None:
     """After ``ModelRunner.init_cuda_graphs``, which captured nothing on the CPU."""
     from layered_sglang.executor import decode_graphs, merged_graphs, side_by_side
@@ -83,6 +106,7 @@ def _capture_on_the_cpu(_result: Any, runner: Any, *args: Any, **kwargs: Any) ->
     attention = getattr(attention, "full_attn_backend", attention)  # linear attention has its own
     type(attention).init_cuda_graph_state = lambda *_args: None
     type(attention).get_cuda_graph_seq_len_fill_value = lambda _self: 1
+    _plan_as_triton_does(attention)
     assert decode_graphs.DecodeGraphRows.__mro__[1] is sglangs.DecodeCudaGraphRunner
     with torch.no_grad():
         runner.graphs_text = runner.layer_groups.capture_graphs(runner, 1024, _lanes(), 300)
