@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from layered_sglang.scheduling import CohortWork, DecodeWork, Iteration
-from layered_sglang.telemetry.trace import IterationTrace, describe_iteration
+from layered_sglang.telemetry.trace import IterationTrace
 
 if TYPE_CHECKING:
     from sglang.srt.managers.schedule_batch import ScheduleBatch
@@ -117,6 +117,29 @@ def iteration_kind(batch: ScheduleBatch, step: LayerGroupStep | None) -> str:
     if batch.forward_mode.is_mixed():
         return "mixed"
     return "prefill" if batch.forward_mode.is_extend() else "decode"
+
+
+def describe_iteration(
+    kind: str, batch: ScheduleBatch, step: LayerGroupStep | None
+) -> dict[str, Any]:
+    """The fields that say who runs which layers, taken at launch: later the batch has moved on."""
+    extends = kind in ("prefill", "mixed")
+    prefill = step.cohort.batch if step is not None else batch if extends else None
+    decoding = batch.reqs if batch is not prefill else (batch.decoding_reqs or [])
+    decode = [req.rid for req in decoding]
+    rows = []
+    sampled = list(decode)
+    if prefill is not None:
+        for req, start, length in zip(
+            prefill.reqs, prefill.prefix_lens, prefill.extend_lens, strict=True
+        ):
+            if req in decoding:  # a decode row that joined a mixed chunk
+                continue
+            rows.append([req.rid, start, length])
+            if (step is None or step.is_last) and req is not prefill.chunked_req:
+                sampled.append(req.rid)
+    layers = list(step.layers) if step is not None else None
+    return {"decode": decode, "cohort": rows, "layers": layers, "samples": sampled}
 
 
 def log_layer_group(batch: ScheduleBatch, step: LayerGroupStep) -> None:

@@ -11,12 +11,7 @@ decode rows attend to), ``seconds`` (from the result before, or the launch, to i
 from __future__ import annotations
 
 import json
-from typing import IO, TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from sglang.srt.managers.schedule_batch import ScheduleBatch
-
-    from layered_sglang.hooks.cohort import LayerGroupStep
+from typing import IO, Any
 
 
 def trace_file(path: str | None, tp_rank: int, dp_rank: int | None) -> str | None:
@@ -42,26 +37,3 @@ class IterationTrace:
     def write(self, record: dict[str, Any]) -> None:
         if self._file is not None:
             self._file.write(json.dumps(record) + "\n")
-
-
-def describe_iteration(
-    kind: str, batch: ScheduleBatch, step: LayerGroupStep | None
-) -> dict[str, Any]:
-    """The fields that say who runs which layers, taken at launch: later the batch has moved on."""
-    extends = kind in ("prefill", "mixed")
-    prefill = step.cohort.batch if step is not None else batch if extends else None
-    decoding = batch.reqs if batch is not prefill else (batch.decoding_reqs or [])
-    decode = [req.rid for req in decoding]
-    rows = []
-    sampled = list(decode)
-    if prefill is not None:
-        for req, start, length in zip(
-            prefill.reqs, prefill.prefix_lens, prefill.extend_lens, strict=True
-        ):
-            if req in decoding:  # a decode row that joined a mixed chunk
-                continue
-            rows.append([req.rid, start, length])
-            if (step is None or step.is_last) and req is not prefill.chunked_req:
-                sampled.append(req.rid)
-    layers = list(step.layers) if step is not None else None
-    return {"decode": decode, "cohort": rows, "layers": layers, "samples": sampled}
