@@ -57,10 +57,16 @@ class Server:
             assert time.monotonic() < deadline, f"never idle\n{self.log_end()}"
             time.sleep(0.1)
 
-    def held_tokens(self) -> int:
-        """KV slots in use, over all schedulers."""
-        loads = self.get("/v1/loads").json()["loads"]
-        return sum(load["num_used_tokens"] for load in loads)
+    def held_tokens(self, seconds: float = 10) -> int:
+        """KV slots in use, over all schedulers. What they publish may be older than the last request, so
+        it is asked for until it is 0, or ``seconds`` have passed."""
+        deadline = time.monotonic() + seconds
+        while True:
+            loads = self.get("/v1/loads").json()["loads"]
+            held = sum(load["num_used_tokens"] for load in loads)
+            if held == 0 or time.monotonic() > deadline:
+                return held
+            time.sleep(0.05)
 
     def counters(self) -> dict[str, float]:
         """Our Prometheus counters by name; iterations as ``iterations:<kind>``."""
