@@ -13,13 +13,13 @@
 #     mxfp4       bench_fused_moe_mxfp4.py: gpt-oss-20b's layer against SGLang's triton_kernels
 #     plan        bench_expert_plan.py and its microbenchmark
 #     ncu         tensor pipe, shared memory, L2 and stalls of the two GEMMs at 4096 tokens
-#     models      answers of gpt-oss, DeepSeek and fp8 checkpoints, layered against stock SGLang
-#                 (small random models; needs SGLang; 3 minutes each, MODELS chooses)
+#     answers     tests/server/test_answers_gpu.py: small models' answers, layered against stock SGLang
+#                 (needs SGLang; ANSWERS chooses cases as pytest's -k does)
 #     serve       a server with --moe-kernels sglang, then layered (needs SGLang; 8 minutes)
 #
 # PREBUILT=DIR takes what build_gpu_checks.sh made instead of building; a variant's folder does, too.
 # SECONDS_LEFT=N keeps all steps together within N seconds. PYTHON: the
-# interpreter. No network; SGLang only for serve, and for bench to compare with it.
+# interpreter. No network; SGLang only for answers, for serve, and for bench to compare with it.
 # The exit status is 0 only when every step succeeded.
 set -uo pipefail
 cd "$(dirname "$0")/.."
@@ -172,29 +172,12 @@ run_ncu() {
   grep -E "grouped_gemm|Tensor|tensor|Stall|[Tt]hroughput|Duration|L2|__" "$out/ncu.log" | head -n 120
 }
 
-# Name -> arguments of compare_with_stock.py.
-fp8_flags="--fp8-gemm-backend triton"
-declare -A compared=(
-  [gpt-oss]="--preset tiny-gpt-oss --"
-  [deepseek-v2]="--preset tiny-deepseek-v2 --"
-  [deepseek-v3-fp8]="--preset tiny-deepseek-v3 --fp8 --layered=--moe-kernels=sglang -- $fp8_flags"
-  [qwen3-fp8]="--preset tiny --fp8 --layered=--moe-kernels=sglang -- $fp8_flags"
-  [qwen3-fp8-layered-kernels]="--preset tiny --fp8 --layered=--moe-kernels=layered -- $fp8_flags"
-)
-
-run_models() {
-  local name flags=(--attention-backend fa3 --dtype bfloat16 --max-total-tokens 40000
-    --mem-fraction-static 0.8 --cuda-graph-max-bs-decode 8 --disable-prefill-cuda-graph
-    --moe-runner-backend triton --skip-server-warmup)
-  for name in ${MODELS:-deepseek-v2 gpt-oss qwen3-fp8-layered-kernels deepseek-v3-fp8 qwen3-fp8}; do
-    # shellcheck disable=SC2086  # several words
-    step "$name against stock" "models-$name.log" "${MODEL_SECONDS:-200}" "$python" \
-      benchmarks/serving/compare_with_stock.py --requests 16 --mixtures 2 --prompts 6 \
-      --running-tokens 120 --start-seconds 150 --log "$out" --name "$name" \
-      --report "$out/models-$name.json" ${compared[$name]} "${flags[@]}"
-    grep -E '^ "(layered|stock)"|"(answers|equal_answers|mean_prompt|p50_prompt|max_prompt|iterations:merged)|Error' \
-      "$out/models-$name.json"
-  done
+run_answers() {
+  # Its cases start their servers side by side: 5 minutes for all, on 16 cores.
+  step "answers against stock" answers.log "${ANSWERS_SECONDS:-420}" \
+    env OUT="$out" GPU_ANSWERS_SECONDS=$((${ANSWERS_SECONDS:-420} - 40)) "$python" -m pytest -m gpu -q \
+    -o addopts= -p no:cacheprovider tests/server/test_answers_gpu.py -k "${ANSWERS:-test}"
+  tail -n 8 "$out/answers.log"
 }
 
 run_serve() {

@@ -43,9 +43,10 @@ def test_each_backend_holds_the_loaded_batch(renews: bool, several: bool):
             backend.capture(size)
         planned.keep(size)
     for size in (4, 4, 8, 1):
-        with planned.renewed(lambda size=size: size):
-            for backend in backends:
-                backend.load(size)
+        before = planned.now()
+        for backend in backends:
+            backend.load(size)
+        planned.renew(before, size)
         assert [b.forward_metadata for b in backends] == [f"graphs of {size}"] * len(backends)
         if size == 8:
             for backend in backends:
@@ -55,5 +56,5 @@ def test_each_backend_holds_the_loaded_batch(renews: bool, several: bool):
 def test_backends_without_metadata_have_nothing_to_renew():
     planned = decode_graphs.PlannedByGraphs(SimpleNamespace())
     planned.keep(2)
-    with planned.renewed(lambda: 2):
-        pass
+    planned.renew(planned.now(), 2)
+    assert planned.now() == []

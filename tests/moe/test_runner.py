@@ -308,7 +308,8 @@ def test_auto_leaves_sglang_the_numbers_of_tokens_at_which_it_is_faster(
     monkeypatch.setattr(moe_runner, "run_layered", lambda layer, dispatched: "ours")
     layer = make_layer()
     layer.quant_method.apply = lambda layer, dispatched: "theirs"
-    moe_runner.hand_over(layer, server_args, "auto")
+    text = moe_runner.hand_over(layer, server_args, "auto")
+    assert text == "layered_sglang's fused experts; for 3 to 7 tokens SGLang's, faster there"
 
     def computed_by(tokens: int) -> str:
         hidden = types.SimpleNamespace(hidden_states=torch.empty(tokens, 2))

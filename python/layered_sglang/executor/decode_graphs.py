@@ -7,8 +7,6 @@ the active layer group are a few microseconds of host time each, instead of a mi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -43,20 +41,18 @@ class PlannedByGraphs:
         self._backends = _backends_in(attention)
         self._kept: dict[int, list[Any]] = {}  # by batch size
 
-    def _now(self) -> list[Any]:
+    def now(self) -> list[Any]:
+        """What each backend holds."""
         return [backend.forward_metadata for backend in self._backends]
 
     def keep(self, size: int) -> None:
         """Just planned: what graphs of this batch size read."""
-        self._kept[size] = self._now()
+        self._kept[size] = self.now()
 
-    @contextmanager
-    def renewed(self, size: Callable[[], int]) -> Iterator[None]:
-        """Within it a batch is loaded for replay, of ``size()`` rows; after it each backend holds what
-        describes it."""
-        before = self._now()
-        yield
-        for backend, old, kept in zip(self._backends, before, self._kept[size()], strict=True):
+    def renew(self, before: list[Any], size: int) -> None:
+        """A batch was loaded for replay by graphs of ``size``. Backends that still hold what they did
+        ``before`` get what describes it."""
+        for backend, old, kept in zip(self._backends, before, self._kept[size], strict=True):
             if backend.forward_metadata is old:
                 backend.forward_metadata = kept
 
@@ -125,8 +121,9 @@ class DecodeGraphRows(DecodeCudaGraphRunner):
     # --- an iteration -----------------------------------------------------------------------------
 
     def begin(self, decode: ForwardBatch) -> ForwardBatch:
-        with self._planned.renewed(lambda: self.bs):
-            self.load_batch(decode)
+        before = self._planned.now()
+        self.load_batch(decode)
+        self._planned.renew(before, self.bs)
         rows = self._rows[self.bs]
         self.attn_backend.init_forward_metadata_in_graph(rows)
         return rows

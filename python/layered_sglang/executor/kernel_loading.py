@@ -72,7 +72,7 @@ def load_kernels(
         return 0
     nothing = NoAttention(attention)
     # The most rows first: in the memory that they leave all the others fit. The other way round every
-    # number needs new memory, and the caching allocator keeps it all (18 GiB with two GPUs).
+    # number needs new memory, and the caching allocator keeps it all.
     counts = [most_rows, *reversed(range(STEP, most_rows, STEP))]
     for count in counts:
         rows = _rows(count, device)

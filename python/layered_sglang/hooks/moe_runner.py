@@ -59,6 +59,7 @@ def hand_over(model: torch.nn.Module, server_args: ServerArgs, choice: str) -> s
     """
     layers = [module for module in model.modules() if isinstance(module, FusedMoE)]
     served = 0
+    keeps: dict[str, None] = {}
     reasons: dict[str, None] = {}  # in the order met
     for layer in layers:
         router = find_router(model, layer) if is_mxfp4(layer) else None
@@ -76,6 +77,8 @@ def hand_over(model: torch.nn.Module, server_args: ServerArgs, choice: str) -> s
         else:
             # In this instance only.
             layer.quant_method.apply = run_some(layer, kept) if kept else run_layered
+            if kept:
+                keeps[f"{kept.start} to {kept.stop - 1}"] = None
         served += 1
     if choice == "layered" and served < max(1, len(layers)):
         why = next(iter(reasons), "the model has none")
@@ -83,7 +86,8 @@ def hand_over(model: torch.nn.Module, server_args: ServerArgs, choice: str) -> s
             f"--moe-kernels layered cannot compute the experts: {why}; "
             "use --moe-kernels auto or sglang"
         )
-    return _describe(layers, served, list(reasons))
+    text = _describe(layers, served, list(reasons))
+    return text + "".join(f"; for {tokens} tokens SGLang's, faster there" for tokens in keeps)
 
 
 def run_layered(layer: FusedMoE, dispatch_output: StandardDispatchOutput) -> StandardCombineInput:
