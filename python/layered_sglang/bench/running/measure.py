@@ -23,7 +23,10 @@ GAUGES = {
 
 
 class Gpus:
-    """This machine's NVIDIA GPUs through NVML; none where there is no driver."""
+    """The NVIDIA GPUs that servers started here can use, through NVML; none where there is no driver.
+
+    Those of ``CUDA_VISIBLE_DEVICES`` where it is set: another's GPU of this machine is not measured.
+    """
 
     def __init__(self) -> None:
         self._nvml: Any = None
@@ -33,8 +36,7 @@ class Gpus:
 
             pynvml.nvmlInit()
             self._nvml = pynvml
-            count = pynvml.nvmlDeviceGetCount()
-            self._handles = [pynvml.nvmlDeviceGetHandleByIndex(i) for i in range(count)]
+            self._handles = _visible(pynvml, os.environ.get("CUDA_VISIBLE_DEVICES"))
         except Exception:  # no module, no driver, no permission: then nothing is measured
             return
 
@@ -79,6 +81,25 @@ class Gpus:
             text = [x.decode() if isinstance(x, bytes) else x for x in (name, driver)]
             lines.append(f"{text[0]}, {total / 2**30:.0f} GiB, driver {text[1]}")
         return lines
+
+
+def _visible(nvml: Any, visible: str | None) -> list[Any]:
+    """Handles of the GPUs that ``CUDA_VISIBLE_DEVICES`` names by number or by the start of their UUID."""
+    handles = [nvml.nvmlDeviceGetHandleByIndex(i) for i in range(nvml.nvmlDeviceGetCount())]
+    if visible is None:
+        return handles
+    chosen = []
+    for name in visible.replace(" ", "").split(","):
+        if name.isdecimal():
+            found = handles[int(name) : int(name) + 1]
+        else:
+            uuids = [nvml.nvmlDeviceGetUUID(handle) for handle in handles]
+            texts = [u.decode() if isinstance(u, bytes) else u for u in uuids]
+            found = [h for h, u in zip(handles, texts, strict=True) if name and u.startswith(name)]
+        if not found:  # CUDA, too, ends the list at a name that there is not
+            break
+        chosen += found
+    return chosen
 
 
 class Meter:
