@@ -35,6 +35,8 @@ PRESETS = {
     "Qwen2MoeForCausalLM": "tiny-qwen2-moe",
     "Qwen3ForCausalLM": "tiny-qwen3",
     "Qwen3NextForCausalLM": "tiny-qwen3-next",
+    "Qwen3_5ForConditionalGeneration": "tiny-qwen3.5",
+    "Qwen3_5MoeForConditionalGeneration": "tiny-qwen3.5-moe",
 }
 
 #: Where SGLang's own schedule, too, computes with operators of ours (``platforms/``): it is compared
@@ -45,6 +47,8 @@ WITH_OUR_OPERATORS = {
     "tiny-gpt-oss",
     "tiny-qwen2-moe",
     "tiny-qwen3-next",
+    "tiny-qwen3.5",
+    "tiny-qwen3.5-moe",
 }
 
 _RNG = random.Random(7)

@@ -205,7 +205,7 @@ def _refuse_model(server_args: ServerArgs, layered: LayeredConfig) -> None:
             f"{WAY_ON}"
         )
     for what, present in (
-        ("multimodal prompts", model.is_multimodal),
+        ("multimodal prompts", model.is_multimodal and not architecture.images),
         ("encoder-decoder models", model.is_encoder_decoder),
     ):
         if present:

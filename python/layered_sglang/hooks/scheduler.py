@@ -301,8 +301,8 @@ class LayeredScheduler(InterruptibleScheduler):
     def _admits_cohort(self, plan: NextBatchPlan) -> bool:
         """Whether the prefill batch of ``plan`` should advance by layer groups beside decode.
 
-        SGLang's own prefill serves when nobody decodes, when the prompts came as embeddings, and when
-        admission left no KV for the next decode step: a cohort would have to restart at once.
+        SGLang's own prefill serves when nobody decodes, when prompts came as embeddings or hold images,
+        and when admission left no KV for the next decode step: a cohort would have to restart at once.
         """
         running, batch = plan.running_batch, plan.batch_to_run
         decoding = unfinished(running)
@@ -311,6 +311,7 @@ class LayeredScheduler(InterruptibleScheduler):
             and not running.is_prefill_only
             and batch.input_embeds is None
             and batch.replace_embeds is None
+            and not any(batch.multimodal_inputs)
             and running.check_decode_mem(selected_indices=decoding)
         )
 

@@ -78,6 +78,18 @@ _ENTRIES = (
         tiny.QWEN3_NEXT,
         True,
     ),
+    Preset(
+        "tiny-qwen3.5-moe",
+        "Qwen3.5-MoE, linear attention in 6 of 8 layers, 16 experts, top-4, takes images",
+        tiny.QWEN3_5_MOE,
+        True,
+    ),
+    Preset(
+        "tiny-qwen3.5",
+        "Qwen3.5, 8 dense layers, linear attention in 6 of them, takes images",
+        tiny.QWEN3_5,
+        True,
+    ),
     Preset("tiny-llama", "Llama, 8 dense layers", tiny.LLAMA, True),
     Preset("tiny-qwen3", "Qwen3, 8 dense layers", tiny.QWEN3, True),
     Preset("qwen3-30b-a3b", "Qwen3-30B-A3B as published", published.QWEN3_30B_A3B, False),

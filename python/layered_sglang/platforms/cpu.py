@@ -14,6 +14,12 @@ from sglang.srt.platforms.interface import SRTPlatform
 MAX_TOTAL_TOKENS = 65_536
 #: States of linear attention, likewise. A request and the radix cache take up to five.
 MAX_STATES = 320
+#: Architectures that keep such states.
+WITH_LINEAR_ATTENTION = {
+    "Qwen3NextForCausalLM",
+    "Qwen3_5ForConditionalGeneration",
+    "Qwen3_5MoeForConditionalGeneration",
+}
 
 
 class PortableCpuPlatform(CpuDeviceMixin, SRTPlatform):
@@ -37,7 +43,8 @@ class PortableCpuPlatform(CpuDeviceMixin, SRTPlatform):
         if "GptOssForCausalLM" in architectures and server_args.moe_runner_backend == "auto":
             # SGLang would lay the experts out for the triton_kernels package, which needs a GPU.
             server_args.moe_runner_backend = "triton"
-        if "Qwen3NextForCausalLM" in architectures and not server_args.disable_radix_cache:
+        linear = not WITH_LINEAR_ATTENTION.isdisjoint(architectures)
+        if linear and not server_args.disable_radix_cache:
             # SGLang keeps states for its radix cache beside the overlap loop with GPU kernels only.
             server_args.disable_overlap_schedule = True
         if server_args.max_mamba_cache_size is None:

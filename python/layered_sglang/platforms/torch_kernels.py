@@ -10,6 +10,7 @@ def replace_triton_kernels() -> None:
     from sglang.kernels.ops.elementwise import elementwise
 
     elementwise.fused_gate_sigmoid_mul_add = fused_gate_sigmoid_mul_add
+    elementwise.fused_sigmoid_mul = fused_sigmoid_mul
 
 
 def fused_gate_sigmoid_mul_add(
@@ -27,3 +28,12 @@ def fused_gate_sigmoid_mul_add(
         final_hidden_states: ``[tokens, hidden]``, the routed experts' sum; changed in place.
     """
     final_hidden_states += torch.sigmoid(hidden_states @ gate_weight)[:, None] * shared_output
+
+
+def fused_sigmoid_mul(
+    attn_output: torch.Tensor, gate: torch.Tensor, inplace: bool = False
+) -> torch.Tensor:
+    """``attn_output`` ``[tokens, heads * width]`` times the sigmoid of ``gate`` ``[tokens, heads, width]``
+    or of its own shape; ``inplace``: written to ``attn_output``."""
+    gated = attn_output * torch.sigmoid(gate.reshape(attn_output.shape))
+    return attn_output.copy_(gated) if inplace else gated
