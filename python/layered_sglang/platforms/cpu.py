@@ -49,6 +49,8 @@ class PortableCpuPlatform(CpuDeviceMixin, SRTPlatform):
             server_args.disable_overlap_schedule = True
         if server_args.max_mamba_cache_size is None:
             server_args.max_mamba_cache_size = MAX_STATES
+        # The fast one computes on a GPU.
+        server_args.disable_fast_image_processor = True
         # The convolution's part of a state is kept in bfloat16 otherwise, and a cut prompt would differ.
         os.environ.setdefault("SGLANG_MAMBA_CONV_DTYPE", "float32")
         if server_args.enable_hierarchical_cache:
