@@ -148,7 +148,9 @@ def running(
         server.check_alive()
         text = log.read_text(errors="replace")
         assert "leak" not in text.lower(), f"memory leak reported\n{server.log_end()}"
-        assert "Traceback" not in NO_VIDEO.sub("", text), f"an exception was logged\n{server.log_end(80)}"
+        assert "Traceback" not in NO_VIDEO.sub("", text), (
+            f"an exception was logged\n{server.log_end(80)}"
+        )
     finally:
         processes.stop(process)
 

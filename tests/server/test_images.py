@@ -9,7 +9,15 @@ import io
 import random
 
 import pytest
-from harness import Request, difference, free_port, generate_all, layered_command, running, stock_command
+from harness import (
+    Request,
+    difference,
+    free_port,
+    generate_all,
+    layered_command,
+    running,
+    stock_command,
+)
 from layered_sglang.model_zoo import tokenizer
 from PIL import Image
 from timed import run

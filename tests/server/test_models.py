@@ -6,6 +6,7 @@ import asyncio
 import math
 import os
 import random
+import re
 from pathlib import Path
 
 import pytest
@@ -19,10 +20,12 @@ from harness import (
     stock_command,
 )
 from layered_sglang.executor.architectures import ARCHITECTURES
+from layered_sglang.model_zoo import find_preset
 from timed import run
 
 pytestmark = [pytest.mark.server, pytest.mark.timeout(900)]
 STAND_IN = Path(__file__).parent / "graph_stand_in"
+TABLE = Path(__file__).parents[2] / "docs" / "models.md"
 
 #: Architecture -> preset; Qwen3-MoE is what test_scenarios.py serves.
 PRESETS = {
@@ -70,7 +73,22 @@ ALL = [STREAM, FIRST, SCORED, SHORT, LONG, AGAIN]
 
 
 def test_every_architecture_is_tested():
-    assert set(PRESETS) | {"Qwen3MoeForCausalLM"} == set(ARCHITECTURES)
+    tested = PRESETS | {"Qwen3MoeForCausalLM": "tiny"}
+    assert set(tested) == set(ARCHITECTURES)
+    for architecture, preset in tested.items():
+        assert find_preset(preset).config["architectures"] == [architecture]
+
+
+def test_the_table_of_models_is_the_registry():
+    """Each row of docs/models.md names architectures and says whether they are layered."""
+    said: dict[str, set[str]] = {"yes": set(), "refused": set()}
+    for line in TABLE.read_text().splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if len(cells) == 5 and cells[3] in said:
+            said[cells[3]] |= set(re.findall(r"`(\w+For\w+)`", cells[0]))
+            assert cells[3] == "refused" or cells[4].startswith("CPU"), line
+    assert said["yes"] == set(ARCHITECTURES)
+    assert said["refused"] and said["refused"].isdisjoint(ARCHITECTURES)
 
 
 def transformers_logprobs(folder, tokens: tuple[int, ...]) -> list[float]:

@@ -65,7 +65,7 @@ class LayerRangeModel:
         self.architecture = architecture
         self._adapters = adapters
         self.num_layers = len(self._stack.layers)
-        #: Whether a token has three positions (they differ inside images), as ``mrope_positions`` [3, tokens].
+        #: Whether a token has three positions, which differ inside images: ``mrope_positions``.
         self.three_positions = bool(getattr(model, "is_mrope_enabled", False))
         if not architecture.staged:
             return
@@ -79,7 +79,7 @@ class LayerRangeModel:
         return self._stack.layers
 
     def positions(self, rows: ForwardBatch) -> torch.Tensor:
-        """What the layers take as the positions of ``rows``, ``[…, tokens]``."""
+        """What the layers take as the positions of ``rows``: ``[tokens]`` or ``[3, tokens]``."""
         return rows.mrope_positions if self.three_positions else rows.positions
 
     @property

@@ -86,7 +86,7 @@ def _write_random_model(preset: Preset, directory: Path, seed: int) -> tuple[str
         "generation_config.json": lambda path: _write_json(path, _generation_config(text)),
         "config.json": lambda path: _write_json(path, config),
     }
-    files = FILES
+    files: tuple[str, ...] = FILES
     if vision is not None:
         for name in IMAGE_FILES:
             content = processor_config(vision, video=name.startswith("video"))

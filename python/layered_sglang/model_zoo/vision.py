@@ -1,4 +1,4 @@
-"""What encodes images in a tiny model of the Qwen3-VL kind: its weights, and how images are cut for it."""
+"""What encodes images in a tiny model of the Qwen3-VL kind: its weights, and how images are cut."""
 
 from __future__ import annotations
 
@@ -56,7 +56,11 @@ def _tensors(config: Mapping[str, Any]) -> Iterator[tuple[str, tuple[int, ...]]]
         "mlp.linear_fc1": (inter, hidden),
         "mlp.linear_fc2": (hidden, inter),
     }
-    linear = {f"blocks.{i}.{name}": shape for i in range(config["depth"]) for name, shape in layers.items()}
+    linear = {
+        f"blocks.{i}.{name}": shape
+        for i in range(config["depth"])
+        for name, shape in layers.items()
+    }
     linear |= {
         "merger.linear_fc1": (merged, merged),
         "merger.linear_fc2": (config["out_hidden_size"], merged),

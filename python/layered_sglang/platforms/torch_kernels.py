@@ -33,7 +33,7 @@ def fused_gate_sigmoid_mul_add(
 def fused_sigmoid_mul(
     attn_output: torch.Tensor, gate: torch.Tensor, inplace: bool = False
 ) -> torch.Tensor:
-    """``attn_output`` ``[tokens, heads * width]`` times the sigmoid of ``gate`` ``[tokens, heads, width]``
-    or of its own shape; ``inplace``: written to ``attn_output``."""
+    """``attn_output`` ``[tokens, heads * width]`` times the sigmoid of ``gate``
+    ``[tokens, heads, width]``; ``inplace``: written to ``attn_output``."""
     gated = attn_output * torch.sigmoid(gate.reshape(attn_output.shape))
     return attn_output.copy_(gated) if inplace else gated

@@ -131,7 +131,7 @@ class ModelShape:
             linear = _linear_attention(config, tp_size)
             attention += hidden * heads * head_dim / tp_size  # the gate of what it gives
         experts = num_experts(config)
-        inter = size("intermediate_size")
+        inter = size("intermediate_size", "moe_intermediate_size")
         expert_inter = size("moe_intermediate_size", default=inter) if experts else 0
         dense_layers = int(size("first_k_dense_replace", default=0)) if experts else layers
         shared = size("shared_expert_intermediate_size", default=0)
