@@ -144,7 +144,6 @@ class LayerRangeModel:
         for i in range(*layers):
             with recorder.with_current_layer(i):
                 hidden, residual = self._stack.layers[i](
-                    layer_id=i,
                     positions=positions,
                     hidden_states=hidden,
                     residual=residual,

@@ -151,9 +151,10 @@ def experts(config: Config) -> int:
 
 
 def _attention(
-    config: Config, prefix: str, *, norm: bool = False, bias: str = ""
+    config: Config, prefix: str, *, norm: bool = False, wide_norm: bool = False, bias: str = ""
 ) -> Iterator[TensorSpec]:
-    """Yield the attention block; bias lists the projections of "qkvo" that have one."""
+    """Yield the attention block; bias lists the projections of "qkvo" that have one; norm is that of
+    queries and keys, head by head or, wide, of all heads at once."""
     hidden, width = config["hidden_size"], head_dim(config)
     queries = config["num_attention_heads"] * width
     keys = config["num_key_value_heads"] * width
@@ -170,10 +171,11 @@ def _attention(
             output = role is Role.ATTENTION_OUTPUT
             role = Role.ATTENTION_OUTPUT_BIAS if output else Role.ATTENTION_BIAS
             yield TensorSpec(f"{name}.bias", shape[:1], role)
-    if norm:
-        for letter in "qk":
+    for letter, all_heads in (("q", queries), ("k", keys)):
+        if norm or wide_norm:
             name = f"{prefix}.self_attn.{letter}_norm.weight"
-            yield TensorSpec(name, (width,), Role.QUERY_KEY_NORM)
+            size = all_heads if wide_norm else width
+            yield TensorSpec(name, (size,), Role.QUERY_KEY_NORM)
 
 
 def _gated_mlp(
@@ -218,7 +220,18 @@ def _qwen3_moe_layer(config: Config, layer: int, prefix: str) -> Iterator[Tensor
 
 def _mixtral_layer(config: Config, layer: int, prefix: str) -> Iterator[TensorSpec]:
     yield from _attention(config, prefix)
+    yield from _mixtral_experts(config, f"{prefix}.block_sparse_moe")
+
+
+def _minimax_m2_layer(config: Config, layer: int, prefix: str) -> Iterator[TensorSpec]:
+    yield from _attention(config, prefix, wide_norm=True)
     block = f"{prefix}.block_sparse_moe"
+    bias = (config["num_local_experts"],)
+    yield TensorSpec(f"{block}.e_score_correction_bias", bias, Role.ROUTER_BIAS)
+    yield from _mixtral_experts(config, block)
+
+
+def _mixtral_experts(config: Config, block: str) -> Iterator[TensorSpec]:
     router = (config["num_local_experts"], config["hidden_size"])
     yield TensorSpec(f"{block}.gate.weight", router, Role.ROUTER)
     for expert in range(config["num_local_experts"]):
@@ -229,6 +242,15 @@ def _mixtral_layer(config: Config, layer: int, prefix: str) -> Iterator[TensorSp
             names=("w1", "w3", "w2"),
             routed=True,
         )
+
+
+def _olmoe_layer(config: Config, layer: int, prefix: str) -> Iterator[TensorSpec]:
+    yield from _attention(config, prefix, wide_norm=True)
+    router = (config["num_experts"], config["hidden_size"])
+    yield TensorSpec(f"{prefix}.mlp.gate.weight", router, Role.ROUTER)
+    for expert in range(config["num_experts"]):
+        expert_prefix = f"{prefix}.mlp.experts.{expert}"
+        yield from _gated_mlp(config, expert_prefix, config["intermediate_size"], routed=True)
 
 
 def _glm4_moe_layer(config: Config, layer: int, prefix: str) -> Iterator[TensorSpec]:
@@ -395,9 +417,12 @@ _LAYERS: dict[str, Callable[[Config, int, str], Iterator[TensorSpec]]] = {
     "deepseek_v2": _deepseek_layer,
     "deepseek_v3": _deepseek_layer,
     "glm4_moe": _glm4_moe_layer,
+    "glm4_moe_lite": _deepseek_layer,
     "gpt_oss": _gpt_oss_layer,
     "llama": _llama_layer,
+    "minimax_m2": _minimax_m2_layer,
     "mixtral": _mixtral_layer,
+    "olmoe": _olmoe_layer,
     "qwen2_moe": _qwen2_moe_layer,
     "qwen3": _qwen3_layer,
     "qwen3_5_moe_text": _qwen3_5_moe_layer,

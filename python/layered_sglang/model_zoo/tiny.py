@@ -313,6 +313,62 @@ DEEPSEEK_V3: dict[str, Any] = {
     "topk_method": "noaux_tc",
 }
 
+# Latent attention with narrow queries, a dense first layer, one shared expert, sigmoid routing with a
+# correction bias and a scaling factor: as GLM-4.7-Flash has.
+GLM4_MOE_LITE: dict[str, Any] = {
+    **{key: value for key, value in _DEEPSEEK.items() if key not in ("moe_layer_freq",)},
+    "architectures": ["Glm4MoeLiteForCausalLM"],
+    "model_type": "glm4_moe_lite",
+    "n_group": 1,
+    "n_shared_experts": 1,
+    "norm_topk_prob": True,
+    "q_lora_rank": 64,
+    "rope_scaling": None,
+    "routed_scaling_factor": 1.8,
+    "topk_group": 1,
+    "topk_method": "noaux_tc",
+}
+
+# One norm over the queries of all heads and one over the keys, rotary embedding on half of each head,
+# sigmoid routing with a correction bias: as MiniMax-M2 has.
+MINIMAX_M2: dict[str, Any] = {
+    **_COMMON,
+    "architectures": ["MiniMaxM2ForCausalLM"],
+    "model_type": "minimax_m2",
+    "head_dim": 128,
+    "hidden_size": 64,
+    "intermediate_size": 64,
+    "num_experts_per_tok": 4,
+    "num_local_experts": 16,
+    "output_router_logits": False,
+    "partial_rotary_factor": 0.5,
+    "qk_norm_type": "per_layer",
+    "rotary_dim": 64,
+    "router_aux_loss_coef": 0.001,
+    "scoring_func": "sigmoid",
+    "use_qk_norm": True,
+    "use_routing_bias": True,
+}
+
+# The same norms, weights of the chosen experts not normalised, as many heads of keys as of queries: as
+# OLMoE has. SGLang takes 1e-5 for the norms, whatever the configuration says.
+OLMOE: dict[str, Any] = {
+    **_COMMON,
+    "architectures": ["OlmoeForCausalLM"],
+    "model_type": "olmoe",
+    "attention_bias": False,
+    "clip_qkv": None,
+    "hidden_size": 256,
+    "intermediate_size": 32,
+    "norm_topk_prob": False,
+    "num_experts": 8,
+    "num_experts_per_tok": 2,
+    "num_key_value_heads": 4,
+    "output_router_logits": False,
+    "rms_norm_eps": 1e-5,
+    "router_aux_loss_coef": 0.01,
+}
+
 # Windows of 32 tokens in every other layer, sinks, a bias on every projection, SwiGLU clamped where it
 # matters, rotary embedding stretched from 256 positions: as gpt-oss has, its weights not quantised.
 GPT_OSS: dict[str, Any] = {

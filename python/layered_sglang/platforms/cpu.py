@@ -76,7 +76,10 @@ class PortableCpuPlatform(CpuDeviceMixin, SRTPlatform):
         from layered_sglang.platforms.kv_pools import build_windowed_pools
         from layered_sglang.platforms.latent_prefix import choose_as_on_a_gpu
         from layered_sglang.platforms.torch_attention import TorchAttention
-        from layered_sglang.platforms.torch_kernels import replace_triton_kernels
+        from layered_sglang.platforms.torch_kernels import (
+            replace_kernels_of_models,
+            replace_triton_kernels,
+        )
         from layered_sglang.platforms.torch_linear_attention import (
             replace_linear_attention_kernels,
         )
@@ -88,6 +91,7 @@ class PortableCpuPlatform(CpuDeviceMixin, SRTPlatform):
         leave_adapters_unpinned()
         replace_triton_kernels()
         replace_linear_attention_kernels()
+        replace_kernels_of_models()
 
     def get_default_attention_backend(self) -> str:
         return "torch_native"
