@@ -47,6 +47,7 @@ ASKED = {
     "--enable-linear-replayssm": {"enable_linear_replayssm": True},
     "--use-ray": {"use_ray": True},
     "--smg-grpc-mode": {"smg_grpc_mode": True},
+    "--language-only": {"language_only": True},
     "--encoder-only": {"encoder_only": True},
 }
 
@@ -98,6 +99,8 @@ def test_refused_by_name_with_the_way_on(plain_args, flag):
 def test_refused_model_kinds(plain_args):
     with pytest.raises(ConfigError, match="does not support multimodal prompts yet"):
         refusals.refuse_unsupported(server_args(plain_args, is_multimodal=True), LayeredConfig())
+    takes_images = server_args(plain_args, "Qwen3_5MoeForConditionalGeneration", is_multimodal=True)
+    refusals.refuse_unsupported(takes_images, LayeredConfig())
 
 
 def test_latent_attention_on_a_backend_that_does_not_mix(plain_args):

@@ -81,6 +81,9 @@ CASES = {
     "qwen3-next": Case(
         "--layer-group-tokens 128", "--max-mamba-cache-size 120", preset="tiny-qwen3-next"
     ),
+    "qwen3.5": Case(
+        "--layer-group-tokens 128", "--max-mamba-cache-size 120", preset="tiny-qwen3.5-moe"
+    ),
     "two GPUs": Case(
         "--layer-group-tokens 64",
         f"{DETERMINISTIC} --tp 2 --enforce-disable-flashinfer-allreduce-fusion",

@@ -25,7 +25,7 @@ OVERTAKING = ("--itl-slo-ms", "4")  # one layer an iteration; short cohorts take
         ("tiny", True, OVERTAKING, False),
         ("tiny", False, FIXED, False),
         ("tiny", True, OVERTAKING, True),
-        ("tiny-qwen3-next", True, OVERTAKING, False),
+        ("tiny-qwen3.5-moe", True, OVERTAKING, False),
     ],
     ids=["overlap-slo", "sync-fixed", "side-by-side", "linear-attention"],
 )

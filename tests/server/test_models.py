@@ -6,6 +6,7 @@ import asyncio
 import math
 import os
 import random
+import re
 from pathlib import Path
 
 import pytest
@@ -19,22 +20,29 @@ from harness import (
     stock_command,
 )
 from layered_sglang.executor.architectures import ARCHITECTURES
+from layered_sglang.model_zoo import find_preset
 from timed import run
 
 pytestmark = [pytest.mark.server, pytest.mark.timeout(900)]
 STAND_IN = Path(__file__).parent / "graph_stand_in"
+TABLE = Path(__file__).parents[2] / "docs" / "models.md"
 
 #: Architecture -> preset; Qwen3-MoE is what test_scenarios.py serves.
 PRESETS = {
     "DeepseekV2ForCausalLM": "tiny-deepseek-v2",
     "DeepseekV3ForCausalLM": "tiny-deepseek-v3",
     "Glm4MoeForCausalLM": "tiny-glm4-moe",
+    "Glm4MoeLiteForCausalLM": "tiny-glm4-moe-lite",
     "GptOssForCausalLM": "tiny-gpt-oss",
     "LlamaForCausalLM": "tiny-llama",
+    "MiniMaxM2ForCausalLM": "tiny-minimax-m2",
     "MixtralForCausalLM": "tiny-mixtral",
+    "OlmoeForCausalLM": "tiny-olmoe",
     "Qwen2MoeForCausalLM": "tiny-qwen2-moe",
     "Qwen3ForCausalLM": "tiny-qwen3",
     "Qwen3NextForCausalLM": "tiny-qwen3-next",
+    "Qwen3_5ForConditionalGeneration": "tiny-qwen3.5",
+    "Qwen3_5MoeForConditionalGeneration": "tiny-qwen3.5-moe",
 }
 
 #: Where SGLang's own schedule, too, computes with operators of ours (``platforms/``): it is compared
@@ -42,9 +50,13 @@ PRESETS = {
 WITH_OUR_OPERATORS = {
     "tiny-deepseek-v2",
     "tiny-deepseek-v3",
+    "tiny-glm4-moe-lite",
     "tiny-gpt-oss",
+    "tiny-minimax-m2",
     "tiny-qwen2-moe",
     "tiny-qwen3-next",
+    "tiny-qwen3.5",
+    "tiny-qwen3.5-moe",
 }
 
 _RNG = random.Random(7)
@@ -66,7 +78,22 @@ ALL = [STREAM, FIRST, SCORED, SHORT, LONG, AGAIN]
 
 
 def test_every_architecture_is_tested():
-    assert set(PRESETS) | {"Qwen3MoeForCausalLM"} == set(ARCHITECTURES)
+    tested = PRESETS | {"Qwen3MoeForCausalLM": "tiny"}
+    assert set(tested) == set(ARCHITECTURES)
+    for architecture, preset in tested.items():
+        assert find_preset(preset).config["architectures"] == [architecture]
+
+
+def test_the_table_of_models_is_the_registry():
+    """Each row of docs/models.md names architectures and says whether they are layered."""
+    said: dict[str, set[str]] = {"yes": set(), "refused": set()}
+    for line in TABLE.read_text().splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if len(cells) == 5 and cells[3] in said:
+            said[cells[3]] |= set(re.findall(r"`(\w+For\w+)`", cells[0]))
+            assert cells[3] == "refused" or cells[4].startswith("CPU"), line
+    assert said["yes"] == set(ARCHITECTURES)
+    assert said["refused"] and said["refused"].isdisjoint(ARCHITECTURES)
 
 
 def transformers_logprobs(folder, tokens: tuple[int, ...]) -> list[float]:

@@ -27,6 +27,8 @@ class Architecture:
         linear: whether some layers have linear attention: a state a request, changed by every token, in
             a pool of their own.
         staged: whether the decoder runs as a pipeline stage. If not, its layers are called one by one.
+        images: whether its prompts may hold images. Those that do are never layered; of all others the
+            model takes three positions a token where its configuration says so.
     """
 
     stack: str = "model"
@@ -35,19 +37,27 @@ class Architecture:
     windows: bool = False
     linear: bool = False
     staged: bool = True
+    images: bool = False
 
 
 ARCHITECTURES: dict[str, Architecture] = {
     "DeepseekV2ForCausalLM": Architecture(latent=True),
     "DeepseekV3ForCausalLM": Architecture(latent=True),
     "Glm4MoeForCausalLM": Architecture(),
+    "Glm4MoeLiteForCausalLM": Architecture(latent=True),
     "GptOssForCausalLM": Architecture(windows=True),
     "LlamaForCausalLM": Architecture(experts=False),
+    "MiniMaxM2ForCausalLM": Architecture(),
     "MixtralForCausalLM": Architecture(),
+    "OlmoeForCausalLM": Architecture(staged=False),
     "Qwen2MoeForCausalLM": Architecture(),
     "Qwen3ForCausalLM": Architecture(experts=False),
     "Qwen3MoeForCausalLM": Architecture(),
     "Qwen3NextForCausalLM": Architecture(linear=True, staged=False),
+    "Qwen3_5ForConditionalGeneration": Architecture(
+        experts=False, linear=True, staged=False, images=True
+    ),
+    "Qwen3_5MoeForConditionalGeneration": Architecture(linear=True, staged=False, images=True),
 }
 
 

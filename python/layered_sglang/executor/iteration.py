@@ -261,6 +261,8 @@ def merge_inputs(cohort: ForwardBatch, decode: ForwardBatch) -> ForwardBatch:
         positions=torch.cat((cohort.positions, decode.positions)),
         out_cache_loc=torch.cat((cohort.out_cache_loc, decode.out_cache_loc)),
     )
+    if cohort.mrope_positions is not None and decode.mrope_positions is not None:
+        merged.mrope_positions = torch.cat((cohort.mrope_positions, decode.mrope_positions), dim=1)
     merged.num_token_non_padded_cpu = merged.input_ids.shape[0]
     if cohort.num_token_non_padded is not None:
         merged.num_token_non_padded = cohort.num_token_non_padded + decode.num_token_non_padded

@@ -65,6 +65,8 @@ class LayerRangeModel:
         self.architecture = architecture
         self._adapters = adapters
         self.num_layers = len(self._stack.layers)
+        #: Whether a token has three positions, which differ inside images: ``mrope_positions``.
+        self.three_positions = bool(getattr(model, "is_mrope_enabled", False))
         if not architecture.staged:
             return
         whole = (self._stack.start_layer, self._stack.end_layer)
@@ -75,6 +77,10 @@ class LayerRangeModel:
     def layers(self) -> Any:
         """The decoder layers, first to last."""
         return self._stack.layers
+
+    def positions(self, rows: ForwardBatch) -> torch.Tensor:
+        """What the layers take as the positions of ``rows``: ``[tokens]`` or ``[3, tokens]``."""
+        return rows.mrope_positions if self.three_positions else rows.positions
 
     @property
     def has_adapters(self) -> bool:
@@ -118,7 +124,9 @@ class LayerRangeModel:
         if carried is not None:
             proxy = PPProxyTensors({"hidden_states": carried.hidden, "residual": carried.residual})
         with self._as_stage(layers):
-            out = self._stack(rows.input_ids, rows.positions, rows, None, pp_proxy_tensors=proxy)
+            out = self._stack(
+                rows.input_ids, self.positions(rows), rows, None, pp_proxy_tensors=proxy
+            )
         if layers.end == self.num_layers:
             return out
         return CarriedRows(out["hidden_states"], out["residual"])
@@ -132,11 +140,11 @@ class LayerRangeModel:
         else:
             hidden, residual = carried.hidden, carried.residual
         recorder = get_global_expert_distribution_recorder()
+        positions = self.positions(rows)
         for i in range(*layers):
             with recorder.with_current_layer(i):
                 hidden, residual = self._stack.layers[i](
-                    layer_id=i,
-                    positions=rows.positions,
+                    positions=positions,
                     hidden_states=hidden,
                     residual=residual,
                     forward_batch=rows,

@@ -81,7 +81,8 @@ class MergedLayerGraphs:
             self._hidden = torch.zeros(rows, config.hidden_size, dtype=config.dtype)
             self._residual = torch.zeros_like(self._hidden)
             self._input_ids = torch.zeros(rows, dtype=torch.int64)
-            self._positions = torch.zeros(rows, dtype=torch.int64)
+            shape = (3, rows) if model.three_positions else (rows,)
+            self._positions = torch.zeros(shape, dtype=torch.int64)
             self._out_cache_loc = torch.zeros(rows, dtype=torch.int64)
         self._capture(model_runner)
 
@@ -123,14 +124,16 @@ class MergedLayerGraphs:
         """What layers read per token; attention takes its inputs from the iteration's own batches."""
         # All rows of latent attention go the narrow way: the wide one's shapes are those of the prompts.
         latent = self._model.architecture.latent
+        positions, numbers = self._positions[..., :size], self._out_cache_loc[:1]
         return ForwardBatch(
             forward_mode=ForwardMode.DECODE if latent else ForwardMode.EXTEND,
             batch_size=1,
             input_ids=self._input_ids[:size],
-            positions=self._positions[:size],
+            positions=positions,
+            mrope_positions=positions if self._model.three_positions else None,
             out_cache_loc=self._out_cache_loc[:size],
-            req_pool_indices=self._positions[:1],
-            seq_lens=self._positions[:1],
+            req_pool_indices=numbers,
+            seq_lens=numbers,
             seq_lens_sum=size,
             num_token_non_padded_cpu=size,
         )
@@ -172,11 +175,11 @@ class MergedLayerGraphs:
         size = self.sizes[bisect.bisect_left(self.sizes, rows)]
         ours = CarriedRows(self._hidden[:rows], self._residual[:rows])
         for static, parts in (
-            (self._positions, (cohort.positions, decode.positions)),
+            (self._positions, tuple(map(self._model.positions, (cohort, decode)))),
             (self._out_cache_loc, (cohort.out_cache_loc, decode.out_cache_loc)),
             *([(self._input_ids, (cohort.input_ids, decode.input_ids))] if carried is None else []),
         ):
-            torch.cat(parts, out=static[:rows])
+            torch.cat(parts, dim=-1, out=static[..., :rows])
         self._out_cache_loc[rows:size].zero_()  # padding writes to the slot that nobody owns
         self._attention.pad(rows, size)
         if carried is not None:

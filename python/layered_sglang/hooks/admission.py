@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from layered_sglang.hooks.views import holds_images
 from layered_sglang.scheduling import (
     WINDOW,
     Admission,
@@ -129,6 +130,27 @@ class AdmissionGate:
             if admission.overtakes:
                 assert s.chunked_req is None, "an overtaking prompt was cut"
                 s.chunked_req = chunked
+
+    @contextmanager
+    def one_kind(self, running_batch: Any) -> Iterator[None]:
+        """Within it SGLang's admission sees only prompts with images, or only those without, whichever
+        kind is first: together in a batch they would all be SGLang's own to prefill."""
+        s = self._scheduler
+        queue = s.waiting_queue
+        if not s.model_config.is_multimodal or not any(map(holds_images, queue)):
+            yield
+            return
+        if self._sorts:
+            s.policy.calc_priority(queue, running_batch)
+        kind = holds_images(queue[0] if s.chunked_req is None else s.chunked_req)
+        s.waiting_queue = shown = [req for req in queue if holds_images(req) is kind]
+        before = set(map(id, shown))
+        try:
+            yield
+        finally:
+            left = {id(req): req for req in s.waiting_queue}
+            s.waiting_queue = [req for req in queue if id(req) not in before or id(req) in left]
+            s.waiting_queue += [req for key, req in left.items() if key not in before]
 
     def queued(self, req: Req) -> None:
         """``req`` was just put at the end of SGLang's queue."""

@@ -156,6 +156,12 @@ REFUSALS: tuple[Refusal, ...] = (
     Refusal(
         "--smg-grpc-mode", lambda a: a.smg_grpc_mode or a.grpc_mode, "its server is not hooked"
     ),
+    Refusal(
+        "--language-only",
+        lambda a: a.language_only,
+        "images come from an encoder's server while their prompts wait, and the planner does not know "
+        "which",
+    ),
     Refusal("--encoder-only", lambda a: a.encoder_only, "an encoder has no decode"),
 )
 
@@ -205,7 +211,7 @@ def _refuse_model(server_args: ServerArgs, layered: LayeredConfig) -> None:
             f"{WAY_ON}"
         )
     for what, present in (
-        ("multimodal prompts", model.is_multimodal),
+        ("multimodal prompts", model.is_multimodal and not architecture.images),
         ("encoder-decoder models", model.is_encoder_decoder),
     ):
         if present:

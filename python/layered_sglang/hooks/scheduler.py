@@ -47,6 +47,7 @@ from layered_sglang.hooks.views import (
     TargetError,
     batch_decode_work,
     decode_work,
+    holds_images,
     itl_target,
     strictest_target,
 )
@@ -235,7 +236,7 @@ class LayeredScheduler(InterruptibleScheduler):
         # A long prompt between chunks is work to plan, too: its next chunk has to keep the target.
         work = bool(self.waiting_queue) or self.chunked_req is not None
         if not (self._planner.overtakes and work):
-            plan, alone = super().get_new_batch_prefill(running_batch), False
+            plan, alone = self._admit(running_batch), False
         else:
             assert self._gate is not None
             reqs = [running_batch.reqs[i] for i in unfinished(running_batch)]
@@ -251,7 +252,7 @@ class LayeredScheduler(InterruptibleScheduler):
             for cohort in self._cohorts.in_flight:
                 self._cohorts.finish_loads(cohort)
             with self._gate.offer(admission, waiting):
-                plan = super().get_new_batch_prefill(running_batch)
+                plan = self._admit(running_batch)
             if admission.overtakes and plan.batch_to_run is not None:
                 self.layered_metrics.count("overtaking_cohorts")
                 for overtaken in self._cohorts.in_flight[:1]:
@@ -261,7 +262,7 @@ class LayeredScheduler(InterruptibleScheduler):
                 # may be holding: it goes on.
                 admission = Admission((), admission.tokens, continues=True)
                 with self._gate.offer(admission, waiting):
-                    plan = super().get_new_batch_prefill(running_batch)
+                    plan = self._admit(running_batch)
             alone = admission.alone
         if plan.batch_to_run is None or alone or not self._admits_cohort(plan):
             return plan
@@ -271,6 +272,12 @@ class LayeredScheduler(InterruptibleScheduler):
         self.layered_metrics.count("layered_tokens", cohort.tokens)
         self.layered_metrics.count("chunked_tokens", cohort.chunk_tokens)
         return NextBatchPlan(batch_to_run=None, running_batch=plan.running_batch)
+
+    def _admit(self, running_batch: ScheduleBatch) -> NextBatchPlan:
+        """SGLang's own admission: of prompts that may be layered, or of such that hold images."""
+        assert self._gate is not None
+        with self._gate.one_kind(running_batch):
+            return super().get_new_batch_prefill(running_batch)
 
     def _free_what_the_host_cache_has(self) -> None:
         """What SGLang's admission begins with: unlock what was written to the host or loaded."""
@@ -301,8 +308,8 @@ class LayeredScheduler(InterruptibleScheduler):
     def _admits_cohort(self, plan: NextBatchPlan) -> bool:
         """Whether the prefill batch of ``plan`` should advance by layer groups beside decode.
 
-        SGLang's own prefill serves when nobody decodes, when the prompts came as embeddings, and when
-        admission left no KV for the next decode step: a cohort would have to restart at once.
+        SGLang's own prefill serves when nobody decodes, when prompts came as embeddings or hold images,
+        and when admission left no KV for the next decode step: a cohort would have to restart at once.
         """
         running, batch = plan.running_batch, plan.batch_to_run
         decoding = unfinished(running)
@@ -311,6 +318,7 @@ class LayeredScheduler(InterruptibleScheduler):
             and not running.is_prefill_only
             and batch.input_embeds is None
             and batch.replace_embeds is None
+            and not any(map(holds_images, batch.reqs))
             and running.check_decode_mem(selected_indices=decoding)
         )
 

@@ -45,6 +45,11 @@ def cohort_work(batch: ScheduleBatch) -> CohortWork:
     return work
 
 
+def holds_images(req: Req) -> bool:
+    """Whether the prompt holds anything but text: such are SGLang's own to prefill."""
+    return req.multimodal_inputs is not None
+
+
 def itl_target(req: Req) -> float | None:
     """A request's own inter-token target in seconds, if it has one.
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from layered_sglang.model_zoo import tokenizer
 from layered_sglang.model_zoo.block_scaled import is_block_scaled, write_block_scaled
 from layered_sglang.model_zoo.presets import Preset
+from layered_sglang.model_zoo.tensors import text_part
+from layered_sglang.model_zoo.vision import processor_config
 from layered_sglang.model_zoo.weights import random_weights
 
 # config.json comes last: a folder whose writing was cut off does not pass for a model.
@@ -21,6 +24,8 @@ FILES = (
     "generation_config.json",
     "config.json",
 )
+#: Of a model that takes images, before config.json.
+IMAGE_FILES = ("preprocessor_config.json", "video_preprocessor_config.json")
 
 
 class FolderError(Exception):
@@ -50,7 +55,7 @@ def write_model(
         if any(directory.iterdir()):
             if not force:
                 raise FolderError(f"{directory} is not empty; --force writes into it all the same")
-            for name in FILES:
+            for name in (*FILES, *IMAGE_FILES):
                 (directory / name).unlink(missing_ok=True)
         write = _write_random_model if preset.random_weights else _write_config
         files = write(preset, directory, seed)
@@ -68,19 +73,28 @@ def _write_config(preset: Preset, directory: Path, seed: int) -> tuple[str, ...]
 
 
 def _write_random_model(preset: Preset, directory: Path, seed: int) -> tuple[str, ...]:
-    config = preset.config
+    config, text = preset.config, text_part(preset.config)
+    vision = config.get("vision_config")
     writers: dict[str, Callable[[Path], None]] = {
         "model.safetensors": lambda path: _write_weights(path, config, seed),
-        "tokenizer.json": lambda path: _write_text(path, tokenizer.tokenizer_json()),
-        "tokenizer_config.json": lambda path: _write_json(
-            path, tokenizer.tokenizer_config(config["max_position_embeddings"])
+        "tokenizer.json": lambda path: _write_text(
+            path, tokenizer.tokenizer_json(images=vision is not None)
         ),
-        "generation_config.json": lambda path: _write_json(path, _generation_config(config)),
+        "tokenizer_config.json": lambda path: _write_json(
+            path, tokenizer.tokenizer_config(text["max_position_embeddings"])
+        ),
+        "generation_config.json": lambda path: _write_json(path, _generation_config(text)),
         "config.json": lambda path: _write_json(path, config),
     }
-    for name in FILES:
+    files: tuple[str, ...] = FILES
+    if vision is not None:
+        for name in IMAGE_FILES:
+            content = processor_config(vision, video=name.startswith("video"))
+            writers[name] = partial(_write_json, content=content)
+        files = (*FILES[:-1], *IMAGE_FILES, FILES[-1])
+    for name in files:
         writers[name](directory / name)
-    return FILES
+    return files
 
 
 def _generation_config(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -47,12 +47,14 @@ class TensorSpec:
     """One tensor of a checkpoint.
 
     routed: belongs to the routed experts, of which a token uses only the chosen ones.
+    inputs_last: of experts stacked in one tensor: they are [experts, out, in], not [experts, in, out].
     """
 
     name: str
     shape: tuple[int, ...]
     role: Role
     routed: bool = False
+    inputs_last: bool = False
 
     @property
     def size(self) -> int:
@@ -61,8 +63,9 @@ class TensorSpec:
 
     @property
     def fan_in(self) -> int:
-        """Numbers that one output sums up. Experts stacked in one tensor are [experts, in, out]."""
-        return self.shape[-2] if len(self.shape) == 3 else self.shape[-1]
+        """Numbers that one output sums up."""
+        inputs_last = self.inputs_last or len(self.shape) != 3
+        return self.shape[-1 if inputs_last else -2]
 
 
 @dataclass(frozen=True)
@@ -83,28 +86,38 @@ class UnknownArchitectureError(ValueError):
     """config.json names a model_type that this inventory does not describe."""
 
 
+def text_part(config: Config) -> Config:
+    """Return the part of config.json that describes the language model: all of it, unless the model also
+    takes images."""
+    return config.get("text_config", config)
+
+
 def head_dim(config: Config) -> int:
     """Return the width of an attention head."""
     return config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
 
 
 def model_tensors(config: Config) -> Iterator[TensorSpec]:
-    """Yield every tensor of the checkpoint that config.json describes.
+    """Yield every tensor of the language model that config.json describes.
+
+    What encodes images is apart (``vision.py``).
 
     Raises UnknownArchitectureError for a model_type that is not in the inventory.
     """
+    stack = "model.language_model" if "text_config" in config else "model"
+    config = text_part(config)
     model_type = config["model_type"]
     if model_type not in _LAYERS:
         known = ", ".join(sorted(_LAYERS))
         raise UnknownArchitectureError(f"unknown model_type {model_type!r}; known: {known}")
     vocab, hidden = config["vocab_size"], config["hidden_size"]
-    yield TensorSpec("model.embed_tokens.weight", (vocab, hidden), Role.EMBEDDING)
+    yield TensorSpec(f"{stack}.embed_tokens.weight", (vocab, hidden), Role.EMBEDDING)
     for layer in range(config["num_hidden_layers"]):
-        prefix = f"model.layers.{layer}"
+        prefix = f"{stack}.layers.{layer}"
         for norm in ("input_layernorm", "post_attention_layernorm"):
             yield TensorSpec(f"{prefix}.{norm}.weight", (hidden,), Role.NORM)
         yield from _LAYERS[model_type](config, layer, prefix)
-    yield TensorSpec("model.norm.weight", (hidden,), Role.NORM)
+    yield TensorSpec(f"{stack}.norm.weight", (hidden,), Role.NORM)
     if not config["tie_word_embeddings"]:
         yield TensorSpec("lm_head.weight", (vocab, hidden), Role.LM_HEAD)
 
@@ -122,12 +135,15 @@ def count_parameters(config: Config) -> ParameterCount:
             shared += spec.size
         if spec.role is Role.EMBEDDING:
             embedding += spec.size
-    active_experts = routed * config["num_experts_per_tok"] // experts(config) if routed else 0
+    active_experts = 0
+    if routed:
+        active_experts = routed * text_part(config)["num_experts_per_tok"] // experts(config)
     return ParameterCount(shared + routed, shared + active_experts, embedding)
 
 
 def experts(config: Config) -> int:
     """Return the number of routed experts of a MoE layer."""
+    config = text_part(config)
     for field in ("num_experts", "num_local_experts", "n_routed_experts"):
         if field in config:
             return config[field]
@@ -135,9 +151,10 @@ def experts(config: Config) -> int:
 
 
 def _attention(
-    config: Config, prefix: str, *, norm: bool = False, bias: str = ""
+    config: Config, prefix: str, *, norm: bool = False, wide_norm: bool = False, bias: str = ""
 ) -> Iterator[TensorSpec]:
-    """Yield the attention block; bias lists the projections of "qkvo" that have one."""
+    """Yield the attention block; bias lists the projections of "qkvo" that have one; norm is that of
+    queries and keys, head by head or, wide, of all heads at once."""
     hidden, width = config["hidden_size"], head_dim(config)
     queries = config["num_attention_heads"] * width
     keys = config["num_key_value_heads"] * width
@@ -154,10 +171,11 @@ def _attention(
             output = role is Role.ATTENTION_OUTPUT
             role = Role.ATTENTION_OUTPUT_BIAS if output else Role.ATTENTION_BIAS
             yield TensorSpec(f"{name}.bias", shape[:1], role)
-    if norm:
-        for letter in "qk":
+    for letter, all_heads in (("q", queries), ("k", keys)):
+        if norm or wide_norm:
             name = f"{prefix}.self_attn.{letter}_norm.weight"
-            yield TensorSpec(name, (width,), Role.QUERY_KEY_NORM)
+            size = all_heads if wide_norm else width
+            yield TensorSpec(name, (size,), Role.QUERY_KEY_NORM)
 
 
 def _gated_mlp(
@@ -202,7 +220,18 @@ def _qwen3_moe_layer(config: Config, layer: int, prefix: str) -> Iterator[Tensor
 
 def _mixtral_layer(config: Config, layer: int, prefix: str) -> Iterator[TensorSpec]:
     yield from _attention(config, prefix)
+    yield from _mixtral_experts(config, f"{prefix}.block_sparse_moe")
+
+
+def _minimax_m2_layer(config: Config, layer: int, prefix: str) -> Iterator[TensorSpec]:
+    yield from _attention(config, prefix, wide_norm=True)
     block = f"{prefix}.block_sparse_moe"
+    bias = (config["num_local_experts"],)
+    yield TensorSpec(f"{block}.e_score_correction_bias", bias, Role.ROUTER_BIAS)
+    yield from _mixtral_experts(config, block)
+
+
+def _mixtral_experts(config: Config, block: str) -> Iterator[TensorSpec]:
     router = (config["num_local_experts"], config["hidden_size"])
     yield TensorSpec(f"{block}.gate.weight", router, Role.ROUTER)
     for expert in range(config["num_local_experts"]):
@@ -213,6 +242,15 @@ def _mixtral_layer(config: Config, layer: int, prefix: str) -> Iterator[TensorSp
             names=("w1", "w3", "w2"),
             routed=True,
         )
+
+
+def _olmoe_layer(config: Config, layer: int, prefix: str) -> Iterator[TensorSpec]:
+    yield from _attention(config, prefix, wide_norm=True)
+    router = (config["num_experts"], config["hidden_size"])
+    yield TensorSpec(f"{prefix}.mlp.gate.weight", router, Role.ROUTER)
+    for expert in range(config["num_experts"]):
+        expert_prefix = f"{prefix}.mlp.experts.{expert}"
+        yield from _gated_mlp(config, expert_prefix, config["intermediate_size"], routed=True)
 
 
 def _glm4_moe_layer(config: Config, layer: int, prefix: str) -> Iterator[TensorSpec]:
@@ -242,6 +280,10 @@ def _experts_and_gated_shared_expert(config: Config, prefix: str) -> Iterator[Te
     for expert in range(config["num_experts"]):
         expert_prefix = f"{prefix}.mlp.experts.{expert}"
         yield from _gated_mlp(config, expert_prefix, config["moe_intermediate_size"], routed=True)
+    yield from _gated_shared_expert(config, prefix)
+
+
+def _gated_shared_expert(config: Config, prefix: str) -> Iterator[TensorSpec]:
     shared = config["shared_expert_intermediate_size"]
     yield from _gated_mlp(config, f"{prefix}.mlp.shared_expert", shared)
     gate = (1, config["hidden_size"])
@@ -249,17 +291,41 @@ def _experts_and_gated_shared_expert(config: Config, prefix: str) -> Iterator[Te
 
 
 def _qwen3_next_layer(config: Config, layer: int, prefix: str) -> Iterator[TensorSpec]:
+    yield from _hybrid_attention(config, layer, prefix)
+    yield from _experts_and_gated_shared_expert(config, prefix)
+
+
+def _qwen3_5_layer(config: Config, layer: int, prefix: str) -> Iterator[TensorSpec]:
+    yield from _hybrid_attention(config, layer, prefix)
+    yield from _gated_mlp(config, f"{prefix}.mlp", config["intermediate_size"])
+
+
+def _qwen3_5_moe_layer(config: Config, layer: int, prefix: str) -> Iterator[TensorSpec]:
+    yield from _hybrid_attention(config, layer, prefix)
+    hidden, intermediate = config["hidden_size"], config["moe_intermediate_size"]
+    count = config["num_experts"]
+    yield TensorSpec(f"{prefix}.mlp.gate.weight", (count, hidden), Role.ROUTER)
+    # All experts of a layer in one tensor, gate above up.
+    stacked = {
+        "gate_up_proj": ((count, 2 * intermediate, hidden), Role.GATE_UP),
+        "down_proj": ((count, hidden, intermediate), Role.DOWN),
+    }
+    for name, (shape, role) in stacked.items():
+        full = f"{prefix}.mlp.experts.{name}"
+        yield TensorSpec(full, shape, role, routed=True, inputs_last=True)
+    yield from _gated_shared_expert(config, prefix)
+
+
+def _hybrid_attention(config: Config, layer: int, prefix: str) -> Iterator[TensorSpec]:
+    """Yield linear attention, or full attention with a gate on its output."""
     if is_linear(config, layer):
         yield from _linear_attention(config, f"{prefix}.linear_attn")
-    else:
-        for spec in _attention(config, prefix, norm=True):
-            if spec.name.endswith(
-                "q_proj.weight"
-            ):  # each head's queries, then the gate of its output
-                queries, hidden = spec.shape
-                spec = replace(spec, shape=(2 * queries, hidden))
-            yield spec
-    yield from _experts_and_gated_shared_expert(config, prefix)
+        return
+    for spec in _attention(config, prefix, norm=True):
+        if spec.name.endswith("q_proj.weight"):  # each head's queries, then its gate
+            queries, hidden = spec.shape
+            spec = replace(spec, shape=(2 * queries, hidden))
+        yield spec
 
 
 def is_linear(config: Config, layer: int) -> bool:
@@ -269,15 +335,17 @@ def is_linear(config: Config, layer: int) -> bool:
 
 
 def _linear_attention(config: Config, prefix: str) -> Iterator[TensorSpec]:
-    """Yield a gated delta net: queries, keys, values and the output's gate in one projection, the state's
-    decay and what a token writes to it in another."""
+    """Yield a gated delta net: projections to queries, keys and values, the output's gate, what a token
+    writes to the state and how the state decays; Qwen3-Next's checkpoints join them by key head."""
     hidden = config["hidden_size"]
     heads, value_heads = config["linear_num_key_heads"], config["linear_num_value_heads"]
     keys, width = heads * config["linear_key_head_dim"], config["linear_value_head_dim"]
     values = value_heads * width
-    inputs = (2 * keys + 2 * values, hidden)
-    yield TensorSpec(f"{prefix}.in_proj_qkvz.weight", inputs, Role.VALUE)
-    yield TensorSpec(f"{prefix}.in_proj_ba.weight", (2 * value_heads, hidden), Role.VALUE)
+    rows = {"qkv": 2 * keys + values, "z": values, "b": value_heads, "a": value_heads}
+    if config["model_type"] == "qwen3_next":
+        rows = {"qkvz": 2 * keys + 2 * values, "ba": 2 * value_heads}
+    for name, count in rows.items():
+        yield TensorSpec(f"{prefix}.in_proj_{name}.weight", (count, hidden), Role.VALUE)
     taps = (2 * keys + values, 1, config["linear_conv_kernel_dim"])
     yield TensorSpec(f"{prefix}.conv1d.weight", taps, Role.CONVOLUTION)
     yield TensorSpec(f"{prefix}.dt_bias", (value_heads,), Role.DECAY_BIAS)
@@ -349,11 +417,16 @@ _LAYERS: dict[str, Callable[[Config, int, str], Iterator[TensorSpec]]] = {
     "deepseek_v2": _deepseek_layer,
     "deepseek_v3": _deepseek_layer,
     "glm4_moe": _glm4_moe_layer,
+    "glm4_moe_lite": _deepseek_layer,
     "gpt_oss": _gpt_oss_layer,
     "llama": _llama_layer,
+    "minimax_m2": _minimax_m2_layer,
     "mixtral": _mixtral_layer,
+    "olmoe": _olmoe_layer,
     "qwen2_moe": _qwen2_moe_layer,
     "qwen3": _qwen3_layer,
+    "qwen3_5_moe_text": _qwen3_5_moe_layer,
+    "qwen3_5_text": _qwen3_5_layer,
     "qwen3_moe": _qwen3_moe_layer,
     "qwen3_next": _qwen3_next_layer,
 }

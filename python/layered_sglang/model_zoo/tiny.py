@@ -8,7 +8,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from layered_sglang.model_zoo.tokenizer import CHAT_END_ID, END_OF_TEXT_ID, VOCAB_SIZE
+from layered_sglang.model_zoo.tokenizer import (
+    CHAT_END_ID,
+    END_OF_TEXT_ID,
+    IMAGE_ID,
+    VIDEO_ID,
+    VISION_END_ID,
+    VISION_START_ID,
+    VOCAB_SIZE,
+)
 
 _COMMON: dict[str, Any] = {
     "attention_dropout": 0.0,
@@ -164,6 +172,86 @@ QWEN3_NEXT: dict[str, Any] = {
     "shared_expert_intermediate_size": 64,
 }
 
+# What reads images: two layers, patches of 16 by 16 pixels, four of them a token.
+_VISION: dict[str, Any] = {
+    "deepstack_visual_indexes": [],
+    "depth": 2,
+    "hidden_act": "gelu_pytorch_tanh",
+    "hidden_size": 64,
+    "in_channels": 3,
+    "initializer_range": 0.02,
+    "intermediate_size": 128,
+    "num_heads": 2,
+    "num_position_embeddings": 64,
+    "out_hidden_size": 64,
+    "patch_size": 16,
+    "spatial_merge_size": 2,
+    "temporal_patch_size": 2,
+}
+
+_IMAGE_TOKENS: dict[str, Any] = {
+    "image_token_id": IMAGE_ID,
+    "tie_word_embeddings": False,
+    "torch_dtype": "float32",
+    "video_token_id": VIDEO_ID,
+    "vision_end_token_id": VISION_END_ID,
+    "vision_start_token_id": VISION_START_ID,
+}
+
+# As Qwen3-Next, and positions of three numbers each, which differ for images only.
+_QWEN3_5_TEXT: dict[str, Any] = {
+    **{key: value for key, value in _COMMON.items() if key not in ("rope_scaling", "rope_theta")},
+    "attention_bias": False,
+    "attn_output_gate": True,
+    "full_attention_interval": 4,
+    "head_dim": 128,
+    "hidden_size": 64,
+    "layer_types": [*["linear_attention"] * 3, "full_attention"] * 2,
+    "linear_conv_kernel_dim": 4,
+    "linear_key_head_dim": 32,
+    "linear_num_key_heads": 4,
+    "linear_num_value_heads": 8,
+    "linear_value_head_dim": 32,
+    "mlp_only_layers": [],
+    "partial_rotary_factor": 0.5,
+    "rope_parameters": {
+        "mrope_interleaved": True,
+        "mrope_section": [11, 11, 10],
+        "partial_rotary_factor": 0.5,
+        "rope_theta": 10000000,
+        "rope_type": "default",
+    },
+}
+
+QWEN3_5_MOE: dict[str, Any] = {
+    **_IMAGE_TOKENS,
+    "architectures": ["Qwen3_5MoeForConditionalGeneration"],
+    "model_type": "qwen3_5_moe",
+    "text_config": {
+        **_QWEN3_5_TEXT,
+        "model_type": "qwen3_5_moe_text",
+        "moe_intermediate_size": 64,
+        "num_experts": 16,
+        "num_experts_per_tok": 4,
+        "output_router_logits": False,
+        "router_aux_loss_coef": 0.001,
+        "shared_expert_intermediate_size": 64,
+    },
+    "vision_config": {**_VISION, "model_type": "qwen3_5_moe"},
+}
+
+QWEN3_5: dict[str, Any] = {
+    **_IMAGE_TOKENS,
+    "architectures": ["Qwen3_5ForConditionalGeneration"],
+    "model_type": "qwen3_5",
+    "text_config": {
+        **_QWEN3_5_TEXT,
+        "intermediate_size": 256,
+        "model_type": "qwen3_5_text",
+    },
+    "vision_config": {**_VISION, "model_type": "qwen3_5"},
+}
+
 _DEEPSEEK: dict[str, Any] = {
     **_COMMON,
     "attention_bias": False,
@@ -223,6 +311,62 @@ DEEPSEEK_V3: dict[str, Any] = {
     "scoring_func": "sigmoid",
     "topk_group": 1,
     "topk_method": "noaux_tc",
+}
+
+# Latent attention with narrow queries, a dense first layer, one shared expert, sigmoid routing with a
+# correction bias and a scaling factor: as GLM-4.7-Flash has.
+GLM4_MOE_LITE: dict[str, Any] = {
+    **{key: value for key, value in _DEEPSEEK.items() if key not in ("moe_layer_freq",)},
+    "architectures": ["Glm4MoeLiteForCausalLM"],
+    "model_type": "glm4_moe_lite",
+    "n_group": 1,
+    "n_shared_experts": 1,
+    "norm_topk_prob": True,
+    "q_lora_rank": 64,
+    "rope_scaling": None,
+    "routed_scaling_factor": 1.8,
+    "topk_group": 1,
+    "topk_method": "noaux_tc",
+}
+
+# One norm over the queries of all heads and one over the keys, rotary embedding on half of each head,
+# sigmoid routing with a correction bias: as MiniMax-M2 has.
+MINIMAX_M2: dict[str, Any] = {
+    **_COMMON,
+    "architectures": ["MiniMaxM2ForCausalLM"],
+    "model_type": "minimax_m2",
+    "head_dim": 128,
+    "hidden_size": 64,
+    "intermediate_size": 64,
+    "num_experts_per_tok": 4,
+    "num_local_experts": 16,
+    "output_router_logits": False,
+    "partial_rotary_factor": 0.5,
+    "qk_norm_type": "per_layer",
+    "rotary_dim": 64,
+    "router_aux_loss_coef": 0.001,
+    "scoring_func": "sigmoid",
+    "use_qk_norm": True,
+    "use_routing_bias": True,
+}
+
+# The same norms, weights of the chosen experts not normalised, as many heads of keys as of queries: as
+# OLMoE has. SGLang takes 1e-5 for the norms, whatever the configuration says.
+OLMOE: dict[str, Any] = {
+    **_COMMON,
+    "architectures": ["OlmoeForCausalLM"],
+    "model_type": "olmoe",
+    "attention_bias": False,
+    "clip_qkv": None,
+    "hidden_size": 256,
+    "intermediate_size": 32,
+    "norm_topk_prob": False,
+    "num_experts": 8,
+    "num_experts_per_tok": 2,
+    "num_key_value_heads": 4,
+    "output_router_logits": False,
+    "rms_norm_eps": 1e-5,
+    "router_aux_loss_coef": 0.01,
 }
 
 # Windows of 32 tokens in every other layer, sinks, a bias on every projection, SwiGLU clamped where it

@@ -19,9 +19,13 @@ CHAT_START_ID = BYTES + 1
 CHAT_END_ID = BYTES + 2
 TOKENS = BYTES + len(SPECIAL_TOKENS)
 
+# What marks images and videos in the prompts of a model that takes them, with ids behind the others.
+VISION_TOKENS = ("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
+VISION_START_ID, VISION_END_ID, IMAGE_ID, VIDEO_ID = range(TOKENS, TOKENS + len(VISION_TOKENS))
+
 # Models round their vocabulary up to this, so that tensor parallelism divides it evenly.
 VOCAB_ALIGNMENT = 64
-VOCAB_SIZE = -(-TOKENS // VOCAB_ALIGNMENT) * VOCAB_ALIGNMENT
+VOCAB_SIZE = -(-(TOKENS + len(VISION_TOKENS)) // VOCAB_ALIGNMENT) * VOCAB_ALIGNMENT
 
 # ChatML: one block per message, then the opening of the answer.
 CHAT_TEMPLATE = (
@@ -44,8 +48,8 @@ def byte_alphabet() -> list[str]:
     return [chr(stand_in.get(byte, byte)) for byte in range(BYTES)]
 
 
-def tokenizer_json() -> str:
-    """Return the text of tokenizer.json."""
+def tokenizer_json(images: bool = False) -> str:
+    """Return the text of tokenizer.json; ``images``: with the tokens that mark them."""
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
     vocab = {character: byte for byte, character in enumerate(byte_alphabet())}
@@ -54,8 +58,9 @@ def tokenizer_json() -> str:
     # The split into words only serves merges.
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     tokenizer.decoder = decoders.ByteLevel()
+    special = SPECIAL_TOKENS + (VISION_TOKENS if images else ())
     tokenizer.add_special_tokens(
-        [AddedToken(token, special=True, normalized=False) for token in SPECIAL_TOKENS]
+        [AddedToken(token, special=True, normalized=False) for token in special]
     )
     return tokenizer.to_str(pretty=True)
 

@@ -15,8 +15,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from layered_sglang.model_zoo.tensors import Role, TensorSpec, model_tensors
+from layered_sglang.model_zoo.tensors import Role, TensorSpec, model_tensors, text_part
 from layered_sglang.model_zoo.tokenizer import BYTES, TOKENS
+from layered_sglang.model_zoo.vision import vision_weights
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 ROUTES = 8
 
 #: Models that add one to what their checkpoints call a norm's weight.
-NORMS_ADD_ONE = ("qwen3_next",)
+NORMS_ADD_ONE = ("qwen3_next", "qwen3_5_text", "qwen3_5_moe_text")
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,10 @@ def random_weights(
     norm_mean = {Role.NORM: 1.0, Role.QUERY_KEY_NORM: scales.query_key, Role.OUTPUT_NORM: 1.0}
 
     weights: dict[str, np.ndarray] = {}
-    specs = list(model_tensors(config))
+    if "vision_config" in config:
+        weights |= vision_weights(config["vision_config"], seed, ROUTES)
+    specs, config = list(model_tensors(config)), text_part(config)
+    embedding: np.ndarray | None = None
     routed = any(spec.role is Role.ROUTER for spec in specs)
     for spec in specs:
         values = _standard_normal(spec, seed)
@@ -137,7 +141,7 @@ def random_weights(
             # What the model multiplies the routed experts by afterwards.
             values /= config.get("routed_scaling_factor", 1.0)
         if spec.role is Role.LM_HEAD:
-            embedding = weights["model.embed_tokens.weight"]
+            assert embedding is not None
             aversion = scales.repeat_aversion
             values -= aversion * scales.logits / spec.shape[-1] ** 0.5 * embedding
             values /= (1 + aversion**2) ** 0.5
@@ -145,6 +149,8 @@ def random_weights(
         if routed:
             _keep_routes_clean(spec, values)
         weights[spec.name] = values.astype("float32")
+        if spec.role is Role.EMBEDDING:
+            embedding = weights[spec.name]
     return weights
 
 
@@ -167,6 +173,8 @@ def _keep_routes_clean(spec: TensorSpec, values: np.ndarray) -> None:
 
     if spec.role is Role.EMBEDDING:
         values[:, :ROUTES] = ROUTES**0.5 * np.eye(ROUTES)[np.arange(spec.shape[0]) % ROUTES]
+    elif spec.role is Role.DOWN and spec.inputs_last:
+        values[:, :ROUTES] = 0.0
     elif (spec.role is Role.DOWN and len(spec.shape) == 3) or spec.role is Role.DOWN_BIAS:
         values[..., :ROUTES] = 0.0
     elif spec.role in (Role.ATTENTION_OUTPUT, Role.ATTENTION_OUTPUT_BIAS, Role.DOWN):

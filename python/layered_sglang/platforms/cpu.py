@@ -14,6 +14,12 @@ from sglang.srt.platforms.interface import SRTPlatform
 MAX_TOTAL_TOKENS = 65_536
 #: States of linear attention, likewise. A request and the radix cache take up to five.
 MAX_STATES = 320
+#: Architectures that keep such states.
+WITH_LINEAR_ATTENTION = {
+    "Qwen3NextForCausalLM",
+    "Qwen3_5ForConditionalGeneration",
+    "Qwen3_5MoeForConditionalGeneration",
+}
 
 
 class PortableCpuPlatform(CpuDeviceMixin, SRTPlatform):
@@ -37,11 +43,14 @@ class PortableCpuPlatform(CpuDeviceMixin, SRTPlatform):
         if "GptOssForCausalLM" in architectures and server_args.moe_runner_backend == "auto":
             # SGLang would lay the experts out for the triton_kernels package, which needs a GPU.
             server_args.moe_runner_backend = "triton"
-        if "Qwen3NextForCausalLM" in architectures and not server_args.disable_radix_cache:
+        linear = not WITH_LINEAR_ATTENTION.isdisjoint(architectures)
+        if linear and not server_args.disable_radix_cache:
             # SGLang keeps states for its radix cache beside the overlap loop with GPU kernels only.
             server_args.disable_overlap_schedule = True
         if server_args.max_mamba_cache_size is None:
             server_args.max_mamba_cache_size = MAX_STATES
+        # The fast one computes on a GPU.
+        server_args.disable_fast_image_processor = True
         # The convolution's part of a state is kept in bfloat16 otherwise, and a cut prompt would differ.
         os.environ.setdefault("SGLANG_MAMBA_CONV_DTYPE", "float32")
         if server_args.enable_hierarchical_cache:
@@ -67,7 +76,10 @@ class PortableCpuPlatform(CpuDeviceMixin, SRTPlatform):
         from layered_sglang.platforms.kv_pools import build_windowed_pools
         from layered_sglang.platforms.latent_prefix import choose_as_on_a_gpu
         from layered_sglang.platforms.torch_attention import TorchAttention
-        from layered_sglang.platforms.torch_kernels import replace_triton_kernels
+        from layered_sglang.platforms.torch_kernels import (
+            replace_kernels_of_models,
+            replace_triton_kernels,
+        )
         from layered_sglang.platforms.torch_linear_attention import (
             replace_linear_attention_kernels,
         )
@@ -79,6 +91,7 @@ class PortableCpuPlatform(CpuDeviceMixin, SRTPlatform):
         leave_adapters_unpinned()
         replace_triton_kernels()
         replace_linear_attention_kernels()
+        replace_kernels_of_models()
 
     def get_default_attention_backend(self) -> str:
         return "torch_native"

@@ -10,6 +10,37 @@ def replace_triton_kernels() -> None:
     from sglang.kernels.ops.elementwise import elementwise
 
     elementwise.fused_gate_sigmoid_mul_add = fused_gate_sigmoid_mul_add
+    elementwise.fused_sigmoid_mul = fused_sigmoid_mul
+
+
+def replace_kernels_of_models() -> None:
+    """Likewise those that models define themselves; to be called after all other replacements."""
+    from sglang.srt.models import minimax_m2
+
+    minimax_m2.rms_sumsq_serial = sums_of_squares
+    minimax_m2.rms_apply_serial = rms_norms
+
+
+def sums_of_squares(x1: torch.Tensor, x2: torch.Tensor) -> torch.Tensor:
+    """``x1`` ``[tokens, width]``, ``x2`` ``[tokens, another width]`` -> ``[2, tokens]`` float32."""
+    return torch.stack([x.float().square().sum(-1) for x in (x1, x2)])
+
+
+def rms_norms(
+    x1: torch.Tensor,
+    x2: torch.Tensor,
+    w1: torch.Tensor,
+    w2: torch.Tensor,
+    sum_sq: torch.Tensor,
+    tp_world: int = 1,
+    eps: float = 1e-5,
+) -> tuple[torch.Tensor, ...]:
+    """RMSNorm of ``x1`` and ``x2``, which are one rank's part of ``tp_world`` times their width, by
+    ``sum_sq`` of all ranks (:func:`sums_of_squares`)."""
+    return tuple(
+        (x * torch.rsqrt(squares / (x.shape[-1] * tp_world) + eps)[:, None] * weight).to(x.dtype)
+        for x, weight, squares in ((x1, w1, sum_sq[0]), (x2, w2, sum_sq[1]))
+    )
 
 
 def fused_gate_sigmoid_mul_add(
@@ -27,3 +58,12 @@ def fused_gate_sigmoid_mul_add(
         final_hidden_states: ``[tokens, hidden]``, the routed experts' sum; changed in place.
     """
     final_hidden_states += torch.sigmoid(hidden_states @ gate_weight)[:, None] * shared_output
+
+
+def fused_sigmoid_mul(
+    attn_output: torch.Tensor, gate: torch.Tensor, inplace: bool = False
+) -> torch.Tensor:
+    """``attn_output`` ``[tokens, heads * width]`` times the sigmoid of ``gate``
+    ``[tokens, heads, width]``; ``inplace``: written to ``attn_output``."""
+    gated = attn_output * torch.sigmoid(gate.reshape(attn_output.shape))
+    return attn_output.copy_(gated) if inplace else gated

@@ -23,6 +23,7 @@ def replace_linear_attention_kernels() -> None:
         fused_gdn_gating,
         fused_norm_gate,
         fused_recurrent,
+        layernorm_gated,
     )
     from sglang.kernels.ops.mamba import causal_conv1d_triton
 
@@ -32,7 +33,9 @@ def replace_linear_attention_kernels() -> None:
     fused_gdn_gating.fused_gdn_gating = gates
     fused_norm_gate.rms_norm_gated = rms_norm_gated
     fused_recurrent.fused_recurrent_gated_delta_rule_packed_decode = attend_decode
+    layernorm_gated.rms_norm_gated = rms_norm_then_gate
     triton_gdn_fused_proj.fused_qkvzba_split_reshape_cat = split_projections
+    triton_gdn_fused_proj.fused_qkvzba_split_reshape_cat_contiguous = split_plain_projections
 
 
 def split_projections(
@@ -65,6 +68,22 @@ def split_projections(
         b.reshape(tokens, value_heads),
         a.reshape(tokens, value_heads),
     )
+
+
+def split_plain_projections(
+    qkvz: torch.Tensor,
+    ba: torch.Tensor,
+    heads: int,
+    value_heads: int,
+    key_dim: int,
+    value_dim: int,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The same of projections that lie one behind the other, as Qwen3.5 has them."""
+    qkv, z = qkvz.split(
+        (2 * heads * key_dim + value_heads * value_dim, value_heads * value_dim), dim=-1
+    )
+    b, a = (part.contiguous() for part in ba.split(value_heads, dim=-1))
+    return qkv.contiguous(), z.reshape(-1, value_heads, value_dim), b, a
 
 
 def convolve_prompts(
@@ -305,3 +324,20 @@ def rms_norm_gated(
     wide = x.float()
     wide = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps) * weight.float()
     return (wide * silu(g.float())).to(x.dtype)
+
+
+def rms_norm_then_gate(
+    *,
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    z: torch.Tensor,
+    eps: float,
+    group_size: int | None,
+    norm_before_gate: bool,
+    is_rms_norm: bool,
+    activation: str,
+) -> torch.Tensor:
+    """The same by the name and the arguments that Qwen3.5 has for it; ``z`` is the gate."""
+    assert group_size is None and norm_before_gate and is_rms_norm
+    return rms_norm_gated(x, z, weight, bias, activation, eps=eps)

@@ -21,6 +21,9 @@ _EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")
 
 def num_experts(config: Mapping[str, Any]) -> int:
     """Routed experts of a layer by a Hugging Face ``config.json``; 0: the model is dense."""
+    if config.get("model_type") == "qwen3_5_text":
+        # Dense; its configuration class in SGLang fills in the experts of the class it is made of.
+        return 0
     return next((int(config[name]) for name in _EXPERTS if config.get(name)), 0)
 
 
@@ -128,7 +131,7 @@ class ModelShape:
             linear = _linear_attention(config, tp_size)
             attention += hidden * heads * head_dim / tp_size  # the gate of what it gives
         experts = num_experts(config)
-        inter = size("intermediate_size")
+        inter = size("intermediate_size", "moe_intermediate_size")
         expert_inter = size("moe_intermediate_size", default=inter) if experts else 0
         dense_layers = int(size("first_k_dense_replace", default=0)) if experts else layers
         shared = size("shared_expert_intermediate_size", default=0)
@@ -139,7 +142,8 @@ class ModelShape:
         kinds = []
         for layer, window in enumerate(_windows(config, layers)):
             if linear is not None and (layer + 1) % interval:
-                kinds.append(LayerKind(linear[0] + with_experts, expert, state=linear[1]))
+                rest = with_experts if experts else mlp
+                kinds.append(LayerKind(linear[0] + rest, expert, state=linear[1]))
             elif layer < dense_layers:
                 kinds.append(LayerKind(attention + mlp, 0.0, window))
             else:

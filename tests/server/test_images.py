@@ -1,0 +1,88 @@
+"""Prompts with images are SGLang's own to prefill, whatever layered prompts are half-way meanwhile; they
+decode beside layer groups as all others do."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import io
+import random
+
+import pytest
+from harness import (
+    Request,
+    difference,
+    free_port,
+    generate_all,
+    layered_command,
+    running,
+    stock_command,
+)
+from layered_sglang.model_zoo import tokenizer
+from PIL import Image
+from timed import run
+
+pytestmark = [pytest.mark.server, pytest.mark.timeout(900)]
+
+_RNG = random.Random(29)
+IGNORE_EOS = (("ignore_eos", True),)
+IMAGE = (tokenizer.VISION_START_ID, tokenizer.IMAGE_ID, tokenizer.VISION_END_ID)
+
+
+def text(n: int) -> tuple[int, ...]:
+    return tuple(_RNG.randrange(97, 123) for _ in range(n))
+
+
+def image(width: int, height: int) -> str:
+    """A picture of noise, of ``width * height / 1024`` tokens."""
+    file = io.BytesIO()
+    Image.frombytes("RGB", (width, height), _RNG.randbytes(3 * width * height)).save(file, "PNG")
+    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+
+
+def about(picture: str, before: int, after: int, new: int) -> Request:
+    return Request(text(before) + IMAGE + text(after), new, IGNORE_EOS, images=(picture,))
+
+
+PICTURE = image(256, 96)
+STREAM = Request(text(30), 200, IGNORE_EOS, stream=True)
+LONG = [Request(text(n), 8, IGNORE_EOS, logprob_start=0) for n in (2300, 1900)]
+SEEN = about(PICTURE, 12, 20, 120)  # decodes while LONG is layered
+OTHER = about(image(96, 256), 12, 20, 12)  # the same text length, another picture
+AGAIN = about(PICTURE, 5, 40, 12)
+CUT = about(image(320, 320), 950, 700, 12)  # in chunks, the first of which ends inside the picture
+ALL = [STREAM, *LONG, SEEN, OTHER, AGAIN, CUT]
+
+
+def test_prompts_with_images_beside_layered_ones(make_model, tmp_path):
+    model = make_model("tiny-qwen3.5-moe")
+    # Without a GPU SGLang runs no overlap beside a radix cache of states.
+    flags = ["--disable-radix-cache"]
+    with running(stock_command(model, free_port(), *flags), tmp_path / "stock.log") as server:
+        answers = asyncio.run(generate_all(server, ALL, at_once=1))
+        wanted = {request: answer for request, (answer,) in zip(ALL, answers, strict=True)}
+    assert wanted[SEEN].tokens[:12] != wanted[OTHER].tokens
+    # A target that one layer beside decode breaks: one layer an iteration, and short prompts overtake.
+    flags += ["--layered-max-prefill-tokens", "1000", "--itl-slo-ms", "4", "--enable-metrics"]
+    with running(layered_command(model, free_port(), *flags), tmp_path / "layered.log") as server:
+        before = server.counters()
+        answers, _ = run(
+            server,
+            STREAM,
+            (5, SEEN, "seen"),
+            (12, LONG[0], "long0"),
+            (15, OTHER, "other"),
+            (60, LONG[1], "long1"),
+            (60, AGAIN, "again"),
+            (100, CUT, "cut"),
+        )
+        server.wait_idle()
+        assert server.held_tokens() == 0
+        counters = server.counters()
+    for request, got in answers.items():
+        problem = difference(got, wanted[request])
+        assert problem is None, f"prompt of {len(request.prompt)}: {problem}"
+    layered = counters["layered_tokens"] - before["layered_tokens"]
+    assert layered == sum(len(request.prompt) for request in LONG)
+    assert counters["iterations:merged"] >= 24
+    assert counters["overtaking_cohorts"] > 0, "no picture overtook a long prompt"
