@@ -17,7 +17,11 @@ from sglang.srt.model_executor.forward_batch_info import (  # noqa: E402
     ForwardMode,
     PPProxyTensors,
 )
-from sglang.srt.model_executor.forward_context import get_attn_backend  # noqa: E402
+from sglang.srt.model_executor.forward_context import (  # noqa: E402
+    ForwardContext,
+    forward_context,
+    get_attn_backend,
+)
 
 WAYS = latent_attention.AttnForwardMethod
 LAYERS = 4
@@ -242,6 +246,39 @@ def test_two_cohorts_in_turn_each_go_their_own_way():
             made.run(decode_rows(), state, LayerGroup(layer, layer + 1), lambda: None)
     calls = [(call[0], len(call[1])) for call in made.attention.cohort.calls]
     assert calls == [("narrow", 5), ("wide", 3)] * 2
+
+
+def test_captured_layers_break_at_attention_alone_whichever_way_it_goes(monkeypatch):
+    """As a GPU replays: one capture, then two iterations of other parts, the second behind a prefix."""
+    made = executor()
+    attention, layer = made.attention, made.model.layers[0].self_attn
+    calls = []
+    monkeypatch.setattr(attention, "_attend_between_graphs", lambda *call: calls.append(call))
+    static = rows(8, ForwardMode.EXTEND)
+    with forward_context(ForwardContext(attn_backend=attention)), attention.capturing():
+        layer(
+            positions=static.positions,
+            hidden_states=torch.zeros(8, 1),
+            forward_batch=static,
+            zero_allocator=None,
+        )
+    (call,) = calls
+    assert layer.stored == [list(range(1000, 1008))], "captured"
+    # Of what is inside something else the graphs would keep the memory.
+    assert sum(isinstance(arg, torch.Tensor) for arg in call) == 4
+    out = call[1]
+    for cohort, number, prefix in ((5, 2, 0), (3, 2, 100)):
+        out.fill_(float("nan"))
+        parts = rows(cohort, ForwardMode.EXTEND, prefix=prefix), rows(number, ForwardMode.DECODE)
+        made._latent.plan(parts[0])
+        attention.set_rows(*parts)
+        attention.pad(cohort + number, 8)
+        attention._attend(*call)
+        attention.set_rows(None, None)
+        filled = [100.0 + i for i in range(cohort + number)]
+        assert out[:, 0].tolist() == filled + [0.0] * (8 - cohort - number)
+    assert [call[0] for call in attention.cohort.calls] == ["wide", "narrow"]
+    assert [call[0] for call in attention.decode.calls] == ["narrow"] * 2
 
 
 @pytest.mark.parametrize("out", [False, True])
