@@ -60,13 +60,13 @@ def test_each_part_gets_its_rows_of_everything_that_has_rows():
     attention = mixed_attention.MixedAttention(cohort, decode)
     attention.set_rows(rows(5), rows(2))
     q, k, v = (torch.randn(8, 2) for _ in range(3))  # the last row is padding
-    rotated, sinks = torch.randn(8, 4), torch.randn(2)
-    out = attention.forward(q, k, v, LAYER, None, q_rope=rotated, k_rope=None, sinks=sinks)
+    sinks = torch.randn(2)
+    out = attention.forward(q, k, v, LAYER, None, sinks=sinks)
     assert out[:, 0].tolist() == [1.0] * 5 + [2.0] * 2 + [0.0]
     for part, given in ((slice(0, 5), cohort.given), (slice(5, 7), decode.given)):
-        for name, tensor in {"q": q, "k": k, "v": v, "q_rope": rotated}.items():
+        for name, tensor in {"q": q, "k": k, "v": v}.items():
             assert torch.equal(given[name], tensor[part]), name
-        assert given["k_rope"] is None and given["sinks"] is sinks
+        assert given["sinks"] is sinks
 
 
 def test_backends_may_write_their_part_of_the_result_themselves():
@@ -159,7 +159,7 @@ def test_keys_and_values_of_both_parts_are_stored_at_once():
     keys, values = pool.get_kv_buffer(0)
     assert torch.equal(keys[places], k) and torch.equal(values[places], v)
     assert not cohort.stores and not decode.stores
-    attention.forward(q, k, v, layer, None, k_rope=k)  # the cache has other vectors then
+    attention.forward(q, k, v, layer, None, k_descale=1.0)  # the backend has to scale them
     assert cohort.stores and decode.stores
 
 

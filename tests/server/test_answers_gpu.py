@@ -41,6 +41,7 @@ class Case(NamedTuple):
     preset: str = "tiny"
     fp8: bool = False
     gpus: int = 1
+    env: str = ""  # of both: NAME=VALUE ...
 
     @property
     def exact(self) -> bool:
@@ -68,6 +69,11 @@ CASES = {
     "deepseek-v2, chunks, no layer graphs of groups": Case(
         "--layered-max-prefill-tokens 1024 --layered-cuda-graph-max-tokens 0",
         preset="tiny-deepseek-v2",
+    ),
+    "deepseek-v2, expanded prefixes": Case(
+        "--layer-group-tokens 64 --layered-max-prefill-tokens 1024 --layered-cuda-graph-max-tokens 512",
+        preset="tiny-deepseek-v2",
+        env="SGLANG_CHUNKED_PREFIX_CACHE_THRESHOLD=256",
     ),
     "deepseek-v3 fp8": Case(
         "--layer-group-tokens 64 --moe-kernels sglang",
@@ -102,9 +108,10 @@ def compare(name: str, logs: Path) -> dict:
         *("--report", str(report), "--preset", case.preset, *(["--fp8"] if case.fp8 else [])),
         *(f"--layered={case.layered}", "--", *FLAGS.split(), *case.flags.split()),
     ]
+    env = os.environ | dict(pair.split("=") for pair in case.env.split())
     with open(logs / f"{file_name}.out", "w") as out:
         try:
-            subprocess.run(command, stdout=out, stderr=subprocess.STDOUT, timeout=SECONDS)
+            subprocess.run(command, stdout=out, stderr=subprocess.STDOUT, timeout=SECONDS, env=env)
         except subprocess.TimeoutExpired:
             out.write(f"\nended after {SECONDS} s\n")
     return json.loads(report.read_text()) if report.exists() else {"problems": ["no report"]}

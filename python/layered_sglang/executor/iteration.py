@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -59,7 +58,8 @@ class LayerGroupExecutor:
         )
         self._latent: LatentAttention | None = None
         if architecture.latent:
-            self._latent = LatentAttention(self.model.layers, self.attention)
+            names = model_runner.server_args.get_attention_backends()
+            self._latent = LatentAttention(self.model.layers, self.attention, names)
         self._eager_decode = EagerDecodeRows(self.model, self.attention.decode)
         self._decode_graphs: DecodeGraphRows | None = None
         self._merged_graphs: MergedLayerGraphs | None = None
@@ -86,10 +86,8 @@ class LayerGroupExecutor:
         model_runner: ModelRunner,
         max_merged_rows: int,
         partitioning: Partitioning | None = None,
-        most_rows: int = 0,
     ) -> str:
-        """Capture the layers as CUDA graphs, after SGLang captured its own, and load the kernels of those
-        that will be launched without.
+        """Capture the layers as CUDA graphs, after SGLang captured its own.
 
         Args:
             model_runner: SGLang's.
@@ -97,7 +95,6 @@ class LayerGroupExecutor:
                 0: none.
             partitioning: for longer layer groups decode and the cohort run side by side, each in its
                 lane; ``None``: they are merged, too.
-            most_rows: of an active layer group; 0: no kernels are loaded.
 
         Returns:
             What was captured, one phrase for the start-up banner.
@@ -112,9 +109,12 @@ class LayerGroupExecutor:
         if partitioning is not None:
             self._side_by_side = SideBySide(model_runner, partitioning)
             text += f", {self._side_by_side.describe()}"
-        if most_rows > 0:
-            load_kernels(self.model, self.attention.cohort, most_rows, model_runner.device)
         return text
+
+    def load_kernels(self, most_rows: int, device: str) -> None:
+        """Load the kernels of layer groups of up to ``most_rows`` rows that will be launched without
+        graphs."""
+        load_kernels(self.model, self.attention.cohort, most_rows, device)
 
     def run(
         self,
@@ -175,9 +175,7 @@ class LayerGroupExecutor:
     def _graphs_for(self, cohort: ForwardBatch, decode: ForwardBatch) -> MergedLayerGraphs | None:
         """The graphs that the rows of both can replay, if there are some."""
         graphs = self._merged_graphs
-        if graphs is None or not graphs.fits(cohort, decode):
-            return None
-        return graphs if self._latent is None or self._latent.takes_graphs(cohort) else None
+        return graphs if graphs is not None and graphs.fits(cohort, decode) else None
 
     def _run_side_by_side(
         self,
@@ -222,8 +220,6 @@ class LayerGroupExecutor:
         try:
             graphs = self._graphs_for(cohort, decode)
             if graphs is not None:
-                if self._latent is not None:
-                    self._latent.together(cohort)
                 both = None if carried is None or before is None else (carried, before)
                 return graphs.run(layers, cohort, decode, both)
             rows = None
@@ -232,8 +228,7 @@ class LayerGroupExecutor:
             merged = merge_inputs(cohort, decode)
             if self.model.has_adapters:
                 _merge_adapters(merged, cohort, decode)
-            with nullcontext() if self._latent is None else self._latent.apart():
-                return self.model.run(layers, merged, rows, self.attention)
+            return self.model.run(layers, merged, rows, self.attention)
         finally:
             self.attention.set_rows(None, None)
 
@@ -253,7 +248,7 @@ def merge_inputs(cohort: ForwardBatch, decode: ForwardBatch) -> ForwardBatch:
     """Inputs of the active layer group: cohort rows first, decode rows behind them.
 
     Layers read these per-token fields; what is per request stays with the two parts, which attention
-    reads (:class:`MixedAttention`, :class:`LatentAttention`).
+    reads (:class:`MixedAttention`).
     """
     merged = dataclasses.replace(
         cohort,

@@ -3,27 +3,40 @@
 The cache holds one narrow vector a token. A prompt's queries attend the wide way: keys and values of
 all heads are expanded from those vectors. Decode's attend the narrow way: they are projected to the
 vectors' width, and nothing is expanded. For a long prompt the wide way multiplies a third of what the
-narrow one does. SGLang chooses by batch, so in an active layer group each part gets a call of the
-layer's attention of its own; norms and experts still see all rows at once.
+narrow one does. SGLang chooses by batch and runs a layer's whole attention for it; here all rows are
+projected, rotated, stored and expanded together, only attention itself is called once for each part, and
+its output is projected for all rows again::
+
+    all rows   queries, narrow vectors, rotation, cache, keys and values │      │ output projection
+    prompts                                              (cached prefix) │ wide │
+    decode                           to the vectors' width, attention, back from it
+
+What is left of ``│`` and right of it can be in CUDA graphs (``merged_graphs.py``), whatever the requests'
+lengths; expanding the few decode rows, too, is the price.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from functools import partial
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
-from sglang.srt.layers.communicator import AttentionInputs, get_attn_tp_context
-from sglang.srt.model_executor.forward_context import ForwardContext, forward_context
+from sglang.srt.model_executor.forward_context import (
+    ForwardContext,
+    forward_context,
+    get_attn_backend,
+)
 from sglang.srt.models.deepseek_common.attention_forward_methods.forward_methods import (
     AttnForwardMethod,
 )
-from sglang.srt.utils import BumpAllocator
+from sglang.srt.models.deepseek_common.utils import FORWARD_ABSORB_CORE_ATTENTION_BACKENDS
+
+from layered_sglang.config import StartRefused
 
 if TYPE_CHECKING:
+    from sglang.srt.layers.attention.base_attn_backend import AttentionBackend
     from sglang.srt.model_executor.forward_batch_info import ForwardBatch
+    from sglang.srt.utils import BumpAllocator
 
     from layered_sglang.executor.mixed_attention import MixedAttention
 
@@ -33,77 +46,81 @@ WIDE = (
     AttnForwardMethod.MHA_ONE_SHOT,
     AttnForwardMethod.MHA_CHUNKED_KV,
 )
-#: Most (query, key) pairs of prompts that may be narrow although SGLang's are wide: those of 1,850 tokens
-#: behind 8,192 cached ones, or of 5,800 behind none. A layer whose parts are launched one by one takes
-#: the host 2.5 ms (DeepSeek-V2-Lite, benchmarks/results/2026-11-26-h200-latent-attention.md), as long as
-#: the GPU needs for 5,000 tokens; a captured one takes it a small part of that.
-NARROW_PAIRS = 2**24
-#: Numbers that one narrow call takes from the allocator of zeros (fp8 weights).
-ZEROS = 2
 
 
 class LatentAttention:
-    """Lets the two parts of merged rows pass a layer's latent attention one by one.
+    """Lets the two parts of merged rows go their ways in each layer.
 
     Args:
         layers: the model's decoder layers; the ``forward`` of each one's ``self_attn`` is replaced.
         attention: knows the parts.
+        backends: SGLang's names of the attention backends, of prompts and of decode.
     """
 
-    def __init__(self, layers: Any, attention: MixedAttention) -> None:
+    def __init__(self, layers: Any, attention: MixedAttention, backends: tuple[str, str]) -> None:
         self._attention = attention
-        self._apart = False
         self._first = layers[0].self_attn
-        for layer in layers:
-            module = layer.self_attn
-            module.forward = partial(self._forward, module, module.forward)
-
-    def is_wide(self, cohort: ForwardBatch) -> bool:
-        """Whether SGLang's own prefill of these rows would go the wide way."""
-        return self._method(cohort) in WIDE
-
-    def takes_graphs(self, cohort: ForwardBatch) -> bool:
-        """Whether these rows, if there are graphs of their number, may go the narrow way, as captured
-        layers do: what it multiplies more is little, or SGLang would do so, too."""
-        parts = zip(cohort.extend_seq_lens_cpu, cohort.extend_prefix_lens_cpu, strict=True)
-        pairs = sum(new * (prefix + new / 2) for new, prefix in parts)
-        return pairs <= NARROW_PAIRS or not self.is_wide(cohort)
+        self._layers = [
+            LatentLayer(layer.self_attn, layer.self_attn.forward, attention, backends)
+            for layer in layers
+        ]
+        for layer, ours in zip(layers, self._layers, strict=True):
+            layer.self_attn.forward = ours.forward
 
     def plan(self, cohort: ForwardBatch) -> None:
-        """Look up where the cached prefix of ``cohort`` is, while the request tables hold still. SGLang
-        does when the first layer needs it."""
-        if not any(cohort.extend_prefix_lens_cpu):
-            return
-        method = self._method(cohort)
+        """Choose the way of ``cohort`` as SGLang's own prefill would, and look up where its cached prefix
+        is, while the request tables hold still. SGLang does both in every layer."""
         with forward_context(ForwardContext(attn_backend=self._attention.cohort)):
-            if method == AttnForwardMethod.MHA_ONE_SHOT:
-                cohort.fetch_mha_one_shot_kv_indices()
-            elif method == AttnForwardMethod.MHA_CHUNKED_KV:
-                cohort.prepare_chunked_prefix_cache_info(cohort.input_ids.device)
+            way = self._first.dispatch_attn_forward_method(cohort)
+            if way in WIDE and any(cohort.extend_prefix_lens_cpu):
+                if way == AttnForwardMethod.MHA_CHUNKED_KV:
+                    cohort.prepare_chunked_prefix_cache_info(cohort.input_ids.device)
+                else:
+                    cohort.fetch_mha_one_shot_kv_indices()
+        if way in WIDE:  # what SGLang's layers tell the backend
+            cohort.mha_one_shot = way == AttnForwardMethod.MHA_ONE_SHOT
+            cohort.mha_return_lse = False
+            cohort.set_attn_attend_prefix_cache(False)
+        for layer in self._layers:
+            layer.way = way
 
-    @contextmanager
-    def apart(self) -> Iterator[None]:
-        """Within it each part of the merged rows goes its own way."""
-        self._apart = True
-        try:
-            yield
-        finally:
-            self._apart = False
 
-    @staticmethod
-    def together(cohort: ForwardBatch) -> None:
-        """The next layers take both parts the narrow way: undo what tells a backend that keys are
-        expanded, which the cohort may have from an iteration in which they were."""
-        cohort.attn_attend_prefix_cache = None
+class LatentLayer:
+    """One layer's attention.
 
-    def _method(self, cohort: ForwardBatch) -> AttnForwardMethod:
-        with forward_context(ForwardContext(attn_backend=self._attention.cohort)):
-            return self._first.dispatch_attn_forward_method(cohort)
+    Args:
+        module: SGLang's ``DeepseekV2AttentionMLA``.
+        original: its ``forward``.
+        attention: sends each part of merged rows to :meth:`attend`.
+        backends: as :class:`LatentAttention` has them.
 
-    def _forward(
+    Attributes:
+        width: of attention's output, all heads of this rank.
+        way: of the cohort that is planned; its rows decide it, not the layer.
+
+    Raises:
+        StartRefused: its weights are in a layout that decode rows cannot be projected with here.
+    """
+
+    def __init__(
         self,
         module: Any,
         original: Callable[..., torch.Tensor],
+        attention: MixedAttention,
+        backends: tuple[str, str],
+    ) -> None:
+        if module.use_deep_gemm_bmm:
+            raise StartRefused(
+                "layered prefill does not work with SGL_USE_DEEPGEMM_BMM=1 and latent attention: decode "
+                "rows in layer groups are projected by SGLang's other kernels; unset it"
+            )
+        self._module, self._original, self._attention = module, original, attention
+        self._backends = backends
+        self.width: int = module.num_local_heads * module.v_head_dim
+        self.way = AttnForwardMethod.MHA
+
+    def forward(
+        self,
         *,
         positions: torch.Tensor,
         hidden_states: torch.Tensor,
@@ -112,34 +129,126 @@ class LatentAttention:
         **kwargs: Any,
     ) -> torch.Tensor:
         """``hidden_states`` [tokens, hidden_size], normed -> attention's output, of the same shape."""
-        if not self._apart:
-            return original(
+        module = self._module
+        if get_attn_backend() is not self._attention:
+            return self._original(
                 positions=positions,
                 hidden_states=hidden_states,
                 forward_batch=forward_batch,
                 zero_allocator=zero_allocator,
                 **kwargs,
             )
-        context = get_attn_tp_context()
-        # Models with narrow queries find these in the context: one multiplication for all rows.
-        latents = None if module.q_lora_rank is None else context.fetch_qkv_latent()
-        outs = []
-        for part in self._attention.parts:
-            rows = slice(part.start, part.end)
-            inputs = AttentionInputs(hidden_states[rows], part.rows, module.prepare_qkv_latent)
-            inputs.qkv_latent_ = None if latents is None else latents[rows]
-            context.set_attn_inputs(inputs)
-            zeros = BumpAllocator(ZEROS, torch.float32, hidden_states.device)
-            with (
-                forward_context(ForwardContext(attn_backend=part.backend)),
-                self._attention.waiting_for(part.loads),
-            ):
-                out = original(
-                    positions=positions[rows],
-                    hidden_states=hidden_states[rows],
-                    forward_batch=part.rows,
-                    zero_allocator=zeros,
-                    **kwargs,
-                )
-            outs.append(out)
-        return torch.cat(outs)
+        module.current_attention_backend = self._backends[0]
+        q, k, v, _ = module.forward_normal_prepare(
+            positions, hidden_states, forward_batch, zero_allocator
+        )
+        out, _ = module.o_proj(self._attention.latent(q, k, v, self))
+        return out
+
+    def attend(
+        self,
+        backend: AttentionBackend,
+        rows: ForwardBatch,
+        q: torch.Tensor,
+        k: torch.Tensor,
+        v: torch.Tensor,
+        out: torch.Tensor,
+    ) -> torch.Tensor:
+        """Attention of one part, whose narrow vectors are in the cache.
+
+        Args:
+            backend: planned for ``rows``.
+            q, k: ``[tokens, heads, qk_head_dim]``, rotated; ``v``: ``[tokens, heads, v_head_dim]``.
+            out: ``[tokens, heads * v_head_dim]``, where the result may be written.
+
+        Returns:
+            The result, there or elsewhere, and then in a tensor of as many numbers.
+        """
+        if rows.forward_mode.is_decode():
+            return self._narrow(backend, rows, q, out, self._backends[1])
+        if self.way not in WIDE:
+            return self._narrow(backend, rows, q, out, self._backends[0])
+        if self.way == AttnForwardMethod.MHA_CHUNKED_KV and rows.num_prefix_chunks:
+            return self._wide_in_pieces(backend, rows, q, k, v)
+        if rows.mha_one_shot and rows.mha_one_shot_kv_indices is not None:
+            k, v = self._expanded(rows, q.dtype)
+        rows._attn_output = out  # some backends write right there
+        return backend.forward(q, k, v, self._module.attn_mha, rows, False)
+
+    def _expanded(
+        self, rows: ForwardBatch, dtype: torch.dtype
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keys and values of all tokens of the requests, their cached prefixes' among them."""
+        m = self._module
+        narrow, rotated = m._get_mla_kv_buffer(rows.mha_one_shot_kv_indices, dtype, rows)
+        heads = m.kv_b_proj(narrow)[0].view(
+            -1, m.num_local_heads, m.qk_nope_head_dim + m.v_head_dim
+        )
+        keys = m._concat_and_cast_mha_k(heads[..., : m.qk_nope_head_dim], rotated, rows)
+        return keys, heads[..., m.qk_nope_head_dim :]
+
+    def _wide_in_pieces(
+        self,
+        backend: AttentionBackend,
+        rows: ForwardBatch,
+        q: torch.Tensor,
+        k: torch.Tensor,
+        v: torch.Tensor,
+    ) -> torch.Tensor:
+        """As SGLang's ``forward_normal_chunked_kv_core``: the prefix is too long to expand it at once."""
+        rows._attn_output = None  # each piece has an output of its own
+        rows.mha_return_lse = True
+        rows.set_attn_attend_prefix_cache(False)
+        with forward_context(ForwardContext(attn_backend=backend)):
+            out, lse = backend.forward(q, k, v, self._module.attn_mha, rows, False)
+            rows.set_attn_attend_prefix_cache(True)
+            return self._module._chunked_prefix_attn_mha(
+                q=q, accum_output=out, accum_lse=lse, forward_batch=rows
+            )
+
+    def _narrow(
+        self,
+        backend: AttentionBackend,
+        rows: ForwardBatch,
+        q: torch.Tensor,
+        out: torch.Tensor,
+        name: str,
+    ) -> torch.Tensor:
+        """As SGLang's ``forward_absorb_core``, less the store and the output projection."""
+        m = self._module
+        plain, rotated = q.split([m.qk_nope_head_dim, m.qk_rope_head_dim], dim=-1)
+        plain = per_head(plain, m.w_kc, m.w_scale)
+        rows._attn_output = None  # it would have to be as wide as the cache's vectors
+        if name in FORWARD_ABSORB_CORE_ATTENTION_BACKENDS:
+            attended = backend.forward(plain, None, None, m.attn_mqa, rows, False, q_rope=rotated)
+        else:
+            whole = torch.cat((plain, rotated), dim=-1)
+            attended = backend.forward(whole, None, None, m.attn_mqa, rows, False)
+        attended = attended.view(-1, m.num_local_heads, m.kv_lora_rank)
+        per_head(attended, m.w_vc, m.w_scale, out.view(-1, m.num_local_heads, m.v_head_dim))
+        return out
+
+
+def per_head(
+    rows: torch.Tensor, weights: torch.Tensor, scale: Any, out: torch.Tensor | None = None
+) -> torch.Tensor:
+    """``rows`` [tokens, heads, n] times ``weights`` [heads, n, m] -> [tokens, heads, m].
+
+    Args:
+        weights: in the rows' dtype, or in fp8 with one ``scale``; then the rows are brought to fp8 as in
+            SGLang's latent layers.
+        out: where to.
+    """
+    heads_first = rows.transpose(0, 1)
+    if weights.dtype != torch.float8_e4m3fn:
+        if out is None:
+            return torch.bmm(heads_first, weights).transpose(0, 1)
+        torch.bmm(heads_first, weights, out=out.transpose(0, 1))
+        return out
+    from sglang.kernels.ops.gemm import bmm_fp8
+    from sglang.kernels.ops.quantization.fp8_kernel import per_tensor_quant_mla_fp8
+
+    largest = torch.zeros(1, dtype=torch.float32, device=rows.device)
+    values, values_scale = per_tensor_quant_mla_fp8(heads_first, largest)
+    result = bmm_fp8(values, weights, values_scale, scale, rows.dtype).transpose(0, 1)
+    return result if out is None else out.copy_(result)

@@ -122,11 +122,9 @@ class MergedLayerGraphs:
 
     def _static_rows(self, size: int) -> ForwardBatch:
         """What layers read per token; attention takes its inputs from the iteration's own batches."""
-        # All rows of latent attention go the narrow way: the wide one's shapes are those of the prompts.
-        latent = self._model.architecture.latent
         positions, numbers = self._positions[..., :size], self._out_cache_loc[:1]
         return ForwardBatch(
-            forward_mode=ForwardMode.DECODE if latent else ForwardMode.EXTEND,
+            forward_mode=ForwardMode.EXTEND,
             batch_size=1,
             input_ids=self._input_ids[:size],
             positions=positions,

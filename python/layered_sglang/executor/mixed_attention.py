@@ -8,25 +8,26 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import torch
 from sglang.srt.layers.attention.base_attn_backend import AttentionBackend
+from sglang.srt.layers.radix_attention import RadixAttention
 from sglang.srt.layers.radix_linear_attention import RadixLinearAttention
 from sglang.srt.mem_cache.memory_pool import KVWriteLoc, MHATokenToKVPool
 from sglang.srt.model_executor.runner_backend_utils.breakable_cuda_graph import eager_on_graph
 
+from layered_sglang.executor.latent_attention import LatentLayer
+
 if TYPE_CHECKING:
-    from sglang.srt.layers.radix_attention import RadixAttention
     from sglang.srt.model_executor.forward_batch_info import ForwardBatch
 
-
-#: Further arguments that have a row a token: the rotated part of latent attention's queries and keys.
-PER_TOKEN = ("q_rope", "k_rope")
 
 #: What a layer attends with: queries, keys and values; or of linear attention all three in one, what a
 #: token lets the state forget, and what it writes.
 Inputs = tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]
+#: What attends, and how.
+Layer: TypeAlias = RadixAttention | RadixLinearAttention | LatentLayer
 
 
 class Part(NamedTuple):
@@ -157,11 +158,20 @@ class MixedAttention(AttentionBackend):
         width = layer.tp_q_head_num * layer.v_head_dim
         return self._run((q, k, v), width, layer, save_kv_cache, kwargs)
 
+    def latent(
+        self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, layer: LatentLayer
+    ) -> torch.Tensor:
+        """Latent attention of both parts, whose narrow vectors are in the cache.
+
+        ``q``, ``k`` [tokens, heads, qk_head_dim], ``v`` [tokens, heads, v_head_dim] -> [tokens, width].
+        """
+        return self._run((q, k, v), layer.width, layer, False, {})
+
     def _run(
         self,
         inputs: Inputs,
         width: int,
-        layer: RadixAttention | RadixLinearAttention,
+        layer: Layer,
         save_kv_cache: bool,
         kwargs: dict[str, Any],
     ) -> torch.Tensor:
@@ -187,7 +197,7 @@ class MixedAttention(AttentionBackend):
             and not layer.is_cross_attention
             and layer.k_scale is None
             and layer.v_scale is None
-            and not kwargs.keys() & {*PER_TOKEN, "k_descale", "v_descale"}
+            and not kwargs.keys() & {"k_descale", "v_descale"}
             and getattr(self.cohort, "dcp_size", 1) == 1
             and not getattr(self.cohort, "fa_skip_kv_cache", False)
         )
@@ -230,7 +240,7 @@ class MixedAttention(AttentionBackend):
         first: torch.Tensor,
         second: torch.Tensor | None,
         third: torch.Tensor | None,
-        layer: RadixAttention | RadixLinearAttention,
+        layer: Layer,
         save_kv_cache: bool,
         **kwargs: Any,
     ) -> None:
@@ -245,26 +255,23 @@ class MixedAttention(AttentionBackend):
             return
         assert self._parts
         outs, *parts = map(self._cut, (out, first, second, third), places or (None,) * 4)
-        linear = isinstance(layer, RadixLinearAttention)
         target: Any
-        for i, (backend, rows, start, end, loads) in enumerate(self._parts):
-            own = kwargs
-            if kwargs:
-                own = {
-                    name: value[start:end] if name in PER_TOKEN and value is not None else value
-                    for name, value in kwargs.items()
-                }
+        for i, (backend, rows, _, _, loads) in enumerate(self._parts):
             target = outs[i]
             rows._attn_output = target  # some backends write right there
             with self.waiting_for(loads) if loads >= 0 else nullcontext():
                 one, two, three = (part[i] for part in parts)
-                if linear:
+                if isinstance(layer, LatentLayer):
+                    assert one is not None and two is not None and three is not None
+                    result = layer.attend(backend, rows, one, two, three, target)
+                elif isinstance(layer, RadixLinearAttention):
                     result = backend.forward(
-                        layer=layer, forward_batch=rows, mixed_qkv=one, a=two, b=three, **own
+                        layer=layer, forward_batch=rows, mixed_qkv=one, a=two, b=three, **kwargs
                     )
                 else:
-                    result = backend.forward(one, two, three, layer, rows, save_kv_cache, **own)
+                    result = backend.forward(one, two, three, layer, rows, save_kv_cache, **kwargs)
             if result.data_ptr() != target.data_ptr():
                 target.copy_(result.view(target.shape))
+        end = self._parts[-1].end
         if places is None and end < out.shape[0]:
             out[end:].zero_()  # padding: garbage could be NaN

@@ -21,6 +21,18 @@ from layered_sglang.hooks.kv_budget import BudgetedKVCacheConfigurator, needs_of
 from layered_sglang.hooks.server_args import layered_config
 
 
+class _MemoryTaken:
+    """GiB of the GPU's memory, whoever took them."""
+
+    def __init__(self) -> None:
+        self._free = torch.cuda.mem_get_info()[0]
+
+    def since(self) -> float:
+        """What was taken since the last call, or the start."""
+        before, self._free = self._free, torch.cuda.mem_get_info()[0]
+        return (before - self._free) / 2**30
+
+
 class LayeredModelRunner(ModelRunner):
     """Forward batches that carry a ``layer_group_step`` go to the executor, all others to SGLang."""
 
@@ -47,16 +59,18 @@ class LayeredModelRunner(ModelRunner):
         elif isinstance(runner, DecodeCudaGraphRunner) and isinstance(
             runner.backend, FullCudaGraphBackend
         ):
-            free = torch.cuda.mem_get_info()[0]
             config = layered_config(self.server_args)
-            text = self.layer_groups.capture_graphs(
-                self,
-                config.layered_cuda_graph_max_tokens,
-                self._partitioning(config),
-                self._rows_to_load_kernels_for(config, int(runner.max_bs)),
+            taken = _MemoryTaken()
+            self.graphs_text = self.layer_groups.capture_graphs(
+                self, config.layered_cuda_graph_max_tokens, self._partitioning(config)
             )
-            gigabytes = (free - torch.cuda.mem_get_info()[0]) / 2**30
-            self.graphs_text = f"{text} ({gigabytes:.1f} GiB)"
+            self.graphs_text += f" ({taken.since():.1f} GiB)"
+            most_rows = self._rows_to_load_kernels_for(config, int(runner.max_bs))
+            if most_rows:
+                self.layer_groups.load_kernels(most_rows, self.device)
+                self.graphs_text += (
+                    f"; kernels for up to {most_rows} rows ({taken.since():.1f} GiB)"
+                )
         if (
             self.graphs_text.startswith("none")
             and layered_config(self.server_args).layered_execution == "overlapped"

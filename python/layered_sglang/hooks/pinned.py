@@ -20,6 +20,8 @@ _BATCH = "sglang.srt.managers.schedule_batch"
 _RUNNER = "sglang.srt.model_executor.model_runner:ModelRunner"
 _GRAPHS = "sglang.srt.model_executor.runner.decode_cuda_graph_runner:DecodeCudaGraphRunner"
 _POOLS = "sglang.srt.mem_cache.kv_cache_configurator:KVCacheConfigurator"
+_LATENT = "sglang.srt.models.deepseek_v2:DeepseekV2AttentionMLA"
+_WIDE = "sglang.srt.models.deepseek_common.attention_forward_methods.forward_mha:DeepseekMHAForwardMixin"
 _LATENT_PREFIX = (
     "sglang.srt.model_executor.forward_batch_deepseek_mha_mixin:ForwardBatchDeepSeekMHAMixin"
 )
@@ -113,9 +115,15 @@ PINNED: dict[str, str] = {
     "sglang.srt.disaggregation.utils:prepare_abort": "req error_message status_code",
     "sglang.srt.model_executor.forward_batch_info:ForwardBatch.init_new": "batch model_runner "
     "capture_hidden_mode return_hidden_states_before_norm",
-    "sglang.srt.layers.communicator:AttentionInputs.__init__": "hidden_states forward_batch "
-    "qkv_latent_func",
-    "sglang.srt.layers.communicator:AttnTpContext.set_attn_inputs": "attn_inputs",
+    f"{_LATENT}.dispatch_attn_forward_method": "forward_batch",
+    f"{_LATENT}.forward": "positions hidden_states forward_batch zero_allocator layer_scatter_modes "
+    "llama_4_scaling prev_topk_indices",
+    f"{_WIDE}.forward_normal_prepare": "positions hidden_states forward_batch zero_allocator",
+    f"{_WIDE}._get_mla_kv_buffer": "kv_indices dst_dtype forward_batch",
+    f"{_WIDE}._concat_and_cast_mha_k": "k_nope k_pe forward_batch",
+    f"{_WIDE}._chunked_prefix_attn_mha": "q accum_output accum_lse forward_batch",
+    "sglang.kernels.ops.gemm:bmm_fp8": "A B A_scale B_scale dtype out",
+    "sglang.kernels.ops.quantization.fp8_kernel:per_tensor_quant_mla_fp8": "x x_s_out eps",
     f"{_LATENT_PREFIX}.fetch_mha_one_shot_kv_indices": "",
     f"{_LATENT_PREFIX}.prepare_chunked_prefix_cache_info": "device",
     "sglang.srt.server_args:ServerArgs.add_cli_args": "parser",

@@ -32,18 +32,10 @@ _CPU = Coefficients(
     iteration_seconds=2e-3,
     host_eager_layer=5e-4,
 )
-#: Host seconds of an eager layer with latent attention, which prompts and decode rows pass one by one:
-#: DeepSeek-V2-Lite on an H200 (benchmarks/results/2026-11-26-h200-latent-attention.md).
-_LATENT_EAGER_LAYER = 2.5e-3
 
 
-def nominal_coefficients(device_name: str | None, latent: bool = False) -> tuple[Coefficients, str]:
-    """Coefficients for a GPU's name (``None``: a CPU), and the name they were made for.
-
-    Args:
-        device_name: of the GPU.
-        latent: whether the model's attention is.
-    """
+def nominal_coefficients(device_name: str | None) -> tuple[Coefficients, str]:
+    """Coefficients for a GPU's name (``None``: a CPU), and the name they were made for."""
     if device_name is None:
         return _CPU, "a CPU"
     name, (bandwidth, flops) = next(
@@ -58,7 +50,6 @@ def nominal_coefficients(device_name: str | None, latent: bool = False) -> tuple
             expert_flops=0.45 * flops,
             kv_bandwidth=0.6 * bandwidth,
             attention_flops=0.5 * flops,
-            host_eager_layer=_LATENT_EAGER_LAYER if latent else Coefficients.host_eager_layer,
         ),
         name,
     )

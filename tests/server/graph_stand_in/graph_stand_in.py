@@ -109,7 +109,8 @@ def _capture_on_the_cpu(_result: Any, runner: Any, *args: Any, **kwargs: Any) ->
     _plan_as_triton_does(attention)
     assert decode_graphs.DecodeGraphRows.__mro__[1] is sglangs.DecodeCudaGraphRunner
     with torch.no_grad():
-        runner.graphs_text = runner.layer_groups.capture_graphs(runner, 1024, _lanes(), 300)
+        runner.graphs_text = runner.layer_groups.capture_graphs(runner, 1024, _lanes())
+        runner.layer_groups.load_kernels(300, runner.device)
 
 
 def activate() -> None:
