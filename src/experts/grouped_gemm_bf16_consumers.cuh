@@ -4,13 +4,13 @@
 #include "common/wgmma_bf16_sm90.cuh"
 #include "experts/activation.cuh"
 #include "experts/grouped_gemm_bf16_tasks.cuh"
+#include "experts/store_rows.cuh"
 
 namespace layered_sglang::grouped_gemm {
 
 // Stores a task's result. Of a warpgroup's 128 weight rows, sums[0] has the gate rows and sums[1]
 // the up rows of the same 64 neurons; in the down GEMM, sums[0] has the even 8-row groups and
-// sums[1] the odd ones, so a warp holds 32 adjacent rows. So it stores whole sectors. An 8x8 block
-// is turned by stmatrix, so that a lane gets 8 adjacent outputs of one row.
+// sums[1] the odd ones, so a warp holds 32 adjacent rows.
 template <bool kGateUp, int kColumns>
 __device__ __forceinline__ void store_tile(const KernelArgs& args, const Task& task,
                                            const float (&sums)[2][kColumns / 2], int group,
@@ -69,41 +69,8 @@ __device__ __forceinline__ void store_tile(const KernelArgs& args, const Task& t
       }
     }
   } else {
-    // 32 outputs of 8 rows at a time: 64 bytes a row.
-    const int store_row = lane % 8;
-    const uint32_t write_at = transpose + store_row * 64 + ((matrix ^ (store_row / 2)) << 4);
-    const int row = lane / 4;
-    const int chunk = lane % 4;
-    const uint32_t read_at = transpose + row * 64 + ((chunk ^ (row / 2)) << 4);
-    const int column =
-        task.weight_tile * kTileWeightRows + group * kTileWeightRows / 2 + warp * 32 + chunk * 8;
-    __nv_bfloat16* out = args.out + static_cast<size_t>(task.first_row) * args.out_columns + column;
-#pragma unroll
-    for (int first = 0; first < kColumns; first += 16) {
-#pragma unroll
-      for (int j = 0; j < 2; ++j) {
-        if (first + 8 * j >= kColumns) continue;
-        const float* even = &sums[0][first / 2 + 4 * j];
-        const float* odd = &sums[1][first / 2 + 4 * j];
-        ptx::store_matrices_transposed(
-            write_at + j * kTransposeBytes, ptx::pack_bf16(even[0], even[1]),
-            ptx::pack_bf16(odd[0], odd[1]), ptx::pack_bf16(even[2], even[3]),
-            ptx::pack_bf16(odd[2], odd[3]));
-      }
-      __syncwarp();
-      uint4 value[2];
-#pragma unroll
-      for (int j = 0; j < 2; ++j) value[j] = ptx::load_shared_16(read_at + j * kTransposeBytes);
-      __syncwarp();
-#pragma unroll
-      for (int j = 0; j < 2; ++j) {
-        const int tile_row = first + 8 * j + row;
-        if (tile_row < task.rows && column < args.out_columns) {
-          *reinterpret_cast<uint4*>(out + static_cast<size_t>(tile_row) * args.out_columns) =
-              value[j];
-        }
-      }
-    }
+    const int column = task.weight_tile * kTileWeightRows + group * kTileWeightRows / 2 + warp * 32;
+    store_warp_rows<kTransposeBytes, kColumns>(args, task, column, sums, transpose);
   }
 }
 
