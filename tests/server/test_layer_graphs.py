@@ -35,7 +35,6 @@ def test_answers_through_layer_graphs_are_stock_sglangs(
     """Prompts of up to 3000 tokens: cohorts above and below the largest graph, batches above the
     largest captured one, cohorts cut into chunks, cohorts that others overtake. Side by side: cohorts
     above the largest graph run beside decode's whole graph."""
-    references = ask_stock(REQUESTS, at_once=4, model=model)
     replays = tmp_path / "replays"
     env = {
         "GRAPH_STAND_IN_FILE": str(replays),
@@ -58,7 +57,10 @@ def test_answers_through_layer_graphs_are_stock_sglangs(
             if seed >= enough and server.counters()["overtaking_cohorts"] > 0:
                 break
             mixture = make_mixture(len(REQUESTS), seed)
-            compared = [True] * len(REQUESTS)
+            asked = {arrival.index: REQUESTS[arrival.index] for arrival in mixture}
+            answers = ask_stock(list(asked.values()), model=model)
+            references = dict(zip(asked, answers, strict=True))
+            compared = dict.fromkeys(asked, True)
             wrong = asyncio.run(play(server, REQUESTS, references, compared, mixture, False))
             assert not wrong, f"mixture {seed}:\n" + "\n".join(wrong) + "\n" + server.log_end()
             server.wait_idle()
