@@ -44,6 +44,13 @@ class Server:
         if self.process.poll() is not None:
             raise ServerDied(f"server exited with {self.process.returncode}\n{self.log_end()}")
 
+    def expect_logged(self, text: str, seconds: float = 30) -> None:
+        """What a server says of itself may follow its first answer."""
+        deadline = time.monotonic() + seconds
+        while text not in self.log.read_text(errors="replace"):
+            assert time.monotonic() < deadline, f"no '{text}'\n{self.log_end()}"
+            time.sleep(0.05)
+
     def get(self, path: str) -> requests.Response:
         return requests.get(self.url + path, timeout=60)
 

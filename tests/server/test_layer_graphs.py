@@ -48,9 +48,7 @@ def test_answers_through_layer_graphs_are_stock_sglangs(
         flags += ["--disable-radix-cache"]  # without a GPU it has no overlap beside states
     command = layered_command(make_model(model), free_port(), *flags)
     with running(command, tmp_path / "layered.log", env) as server:
-        assert "each layer of decode up to 8 requests, of layer groups up to 1024" in (
-            server.log.read_text()
-        )
+        server.expect_logged("each layer of decode up to 8 requests, of layer groups up to 1024")
         # Who overtakes whom depends on when requests come: a few mixtures more, if nobody did.
         enough = 12 if model == "tiny" else 4  # linear attention is slow without a GPU
         for seed in range(enough if policy is not OVERTAKING else 48):
