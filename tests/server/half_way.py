@@ -19,7 +19,8 @@ def prompt(n: int) -> tuple[int, ...]:
 
 STREAM = Request(prompt(20), 150, IGNORE_EOS, stream=True)
 LONG = [Request(prompt(n), 6, IGNORE_EOS, logprob_start=0) for n in (1500, 1400, 2900)]
-GROWING = [Request(prompt(10), 320, IGNORE_EOS) for _ in range(10)]
+#: Most of their tokens are prompt: the pool is nearly full after few steps, and they grow on.
+GROWING = [Request(prompt(200), 130, IGNORE_EOS) for _ in range(10)]
 FILLERS = {n: Request(prompt(n), 1, IGNORE_EOS) for n in range(450, 951, 10)}
 SMALL = [Request(prompt(25), 1, IGNORE_EOS) for _ in range(2)]
 POOL = 3300

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,9 @@ NO_VIDEO = re.compile(
     r"\[start of libtorchcodec loading traceback\].*?\[end of libtorchcodec loading traceback\]",
     re.DOTALL,
 )
+#: KV pool of servers without a GPU: nine prompts of 3000 tokens fit. To fill a larger one with zeros, and
+#: to give it back, takes longer than the rest of a start.
+KV_TOKENS = 32_768
 
 
 class ServerDied(AssertionError):
@@ -46,6 +49,13 @@ class Server:
     def check_alive(self) -> None:
         if self.process.poll() is not None:
             raise ServerDied(f"server exited with {self.process.returncode}\n{self.log_end()}")
+
+    def expect_logged(self, text: str, seconds: float = 30) -> None:
+        """What a server says of itself may follow its first answer."""
+        deadline = time.monotonic() + seconds
+        while text not in self.log.read_text(errors="replace"):
+            assert time.monotonic() < deadline, f"no '{text}'\n{self.log_end()}"
+            time.sleep(0.05)
 
     def get(self, path: str) -> requests.Response:
         return requests.get(self.url + path, timeout=60)
@@ -101,8 +111,12 @@ def stock_command(model: Path | str, port: int, *flags: str) -> list[str]:
 
 
 def _common(model: Path | str, port: int) -> list[str]:
+    import torch
+
     # An idle scheduler would spin, on a core that the other worker's server needs.
     flags = ["--dtype", "float32", "--sleep-on-idle"]
+    if not torch.cuda.is_available():
+        flags += ["--max-total-tokens", str(KV_TOKENS)]
     return ["--model-path", str(model), "--port", str(port), *flags]
 
 
@@ -156,19 +170,16 @@ def running(
 
 
 def _wait_ready(server: Server) -> None:
+    """Until its warm-up is over and it answers."""
     deadline = time.monotonic() + START_SECONDS
-    while True:
+    ready = False
+    while not ready:
         server.check_alive()
-        try:
-            if requests.get(server.url + "/health", timeout=5).status_code == 200:
-                break
-        except requests.RequestException:
-            pass
         assert time.monotonic() < deadline, f"not ready in time\n{server.log_end()}"
-        time.sleep(0.5)
-    while "ready to roll" not in server.log.read_text(errors="replace"):
-        assert time.monotonic() < deadline, f"not ready in time\n{server.log_end()}"
-        time.sleep(0.2)
+        time.sleep(0.05)
+        if "ready to roll" in server.log.read_text(errors="replace"):
+            with suppress(requests.RequestException):
+                ready = requests.get(server.url + "/model_info", timeout=5).status_code == 200
 
 
 @dataclass(frozen=True)

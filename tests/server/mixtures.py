@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import aiohttp
@@ -87,12 +88,17 @@ def make_mixture(num_requests: int, seed: int) -> list[Arrival]:
 async def play(
     server: Server,
     requests_: list[Request],
-    references: list[list[Answer]],
-    compared: list[bool],
+    references: Sequence[list[Answer]] | Mapping[int, list[Answer]],
+    compared: Sequence[bool] | Mapping[int, bool],
     mixture: list[Arrival],
     priorities: bool,
 ) -> list[str]:
-    """Send a mixture; returns what differed from the references, one line each."""
+    """Send a mixture; returns what differed from the references, one line each.
+
+    Args:
+        references: the answers to each of ``requests_``, by its index in them.
+        compared: whether an answer has to be its reference, by the same index.
+    """
     wrong: list[str] = []
 
     async def one(session: aiohttp.ClientSession, number: int, arrival: Arrival) -> None:

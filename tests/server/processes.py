@@ -24,6 +24,15 @@ STRICT = {
     # Threads of several processes that spin for one another's cores cost more than they give.
     "OMP_NUM_THREADS": "1",
 }
+#: How SGLang is imported before servers are forked.
+IMPORTED_WITH = {**STRICT, "SGLANG_PLATFORM": "layered_sglang_cpu"}
+#: What SGLang reads of its environment when it uses it; other variables may count while it is imported.
+READ_LATE = {
+    "SGLANG_CHUNKED_PREFIX_CACHE_THRESHOLD",
+    "SGLANG_HOST_IP",
+    "SGLANG_PLATFORM",
+    "SGLANG_REQ_RUNNING_TIMEOUT",
+}
 
 
 class WarmProcess:
@@ -60,7 +69,7 @@ def _starter() -> subprocess.Popen:
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
-        env={**os.environ, **STRICT},
+        env={**os.environ, **IMPORTED_WITH},
     )
 
 
@@ -69,6 +78,13 @@ def _ask(starter: subprocess.Popen, **request: Any) -> Any:
     starter.stdin.write(json.dumps(request) + "\n")
     starter.stdin.flush()
     return json.loads(starter.stdout.readline())
+
+
+def imported_alike(env: dict[str, str]) -> bool:
+    """Whether SGLang, imported with ``env``, is what ``warm_start.py`` has imported."""
+    forked_with = {**os.environ, **IMPORTED_WITH}
+    differing = {name for name in {*env, *forked_with} if env.get(name) != forked_with.get(name)}
+    return not {name for name in differing if name.startswith("SGLANG_")} - READ_LATE
 
 
 def start(
@@ -81,7 +97,8 @@ def start(
     """Start a server's command with its output in ``log``.
 
     Where there is a GPU, as a user would: a CUDA context does not survive a fork. So, too, unless
-    ``warm``: processes of a server that start others cannot be forked.
+    ``warm``: processes of a server that start others cannot be forked. And so, too, with an
+    environment that SGLang may look at while it is imported.
     """
     import torch
 
@@ -89,7 +106,7 @@ def start(
         # With a shared memory of its own, by which SGLang tells whether ranks are on one node.
         apart = 'mount -t tmpfs shm /dev/shm && exec "$@"'
         args = ["ip", "netns", "exec", network_namespace, "sh", "-c", apart, "sh", *args]
-    elif warm and not torch.cuda.is_available():
+    elif warm and imported_alike(env) and not torch.cuda.is_available():
         return WarmProcess(args, env, log)
     with open(log, "w") as out:
         return subprocess.Popen(

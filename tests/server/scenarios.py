@@ -64,7 +64,8 @@ def asked_of(setup: Setup) -> list[Request]:
 
 
 def references_of(setup: Setup, ask_stock) -> list[list[Answer]]:
-    """Stock SGLang's answers to the setup's requests, each sent alone; at one and at two ranks.
+    """Stock SGLang's answers to the setup's requests, at one and at two ranks; with penalties each sent
+    alone.
 
     Alone, because with overlap on SGLang applies penalties one step late, and how late depends on
     whether a prefill came between two decode steps: stock answers to requests with penalties differ
@@ -73,11 +74,13 @@ def references_of(setup: Setup, ask_stock) -> list[list[Answer]]:
     Two ranks sum in another order than one, which a logprob of -12 shows at 1e-4.
     """
     ranks = ("--tp", str(setup.tp)) if setup.tp > 1 else ()
-    answers = dict(zip(REQUESTS, ask_stock(REQUESTS, *ranks), strict=True))
     asked = asked_of(setup)
-    late = [] if setup.overlap else [request for request in asked if penalised(request)]
+    late = [request for request in asked if penalised(request)]
+    others = [request for request in asked if not penalised(request)]
+    answers = dict(zip(others, ask_stock(others, *ranks), strict=True))
     if late:
-        answers |= zip(late, ask_stock(late, *ranks, "--disable-overlap-schedule"), strict=True)
+        schedule = () if setup.overlap else ("--disable-overlap-schedule",)
+        answers |= zip(late, ask_stock(late, *ranks, *schedule, at_once=1), strict=True)
     return [answers[request] for request in asked]
 
 

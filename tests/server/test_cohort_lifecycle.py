@@ -44,7 +44,7 @@ def served(request):
 @pytest.fixture(scope="module")
 def wanted(served, ask_stock):
     """Stock SGLang's answers."""
-    answers = ask_stock(ALL, at_once=12, model=served[0])
+    answers = ask_stock(ALL, model=served[0])
     return {request: answer for request, (answer,) in zip(ALL, answers, strict=True)}
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
 import os
 import random
@@ -10,15 +9,7 @@ import re
 from pathlib import Path
 
 import pytest
-from harness import (
-    Request,
-    difference,
-    free_port,
-    generate_all,
-    layered_command,
-    running,
-    stock_command,
-)
+from harness import Answer, Request, difference, free_port, layered_command, running
 from layered_sglang.executor.architectures import ARCHITECTURES
 from layered_sglang.model_zoo import find_preset
 from timed import run
@@ -121,25 +112,45 @@ def transformers_logprobs(folder, tokens: tuple[int, ...]) -> list[float]:
 EIGHT_LAYER_GROUPS = ("--num-layer-groups", "8")
 
 
-def compare(make_model, folder, preset, *flags: str, policy=EIGHT_LAYER_GROUPS, env=None) -> None:
-    """Compare a layered server's answers to those of SGLang's own schedule; both with ``flags``.
+@pytest.fixture(scope="module")
+def stock_answers(make_model, ask_stock):
+    """``stock_answers(preset, *flags)``: by request. What SGLang computes with operators of ours is
+    compared with transformers first."""
+    trusted = set(PRESETS.values()) - WITH_OUR_OPERATORS
 
-    Args:
-        policy: flags of the layered server; ``env``: its environment.
-    """
-    model = make_model(preset)
-    with running(stock_command(model, free_port(), *flags), folder / "stock.log") as server:
-        answers = asyncio.run(generate_all(server, ALL))
+    def ask(preset: str, *flags: str) -> dict[Request, Answer]:
+        answers = ask_stock(ALL, *flags, model=preset)
         wanted = {request: answer for request, (answer,) in zip(ALL, answers, strict=True)}
-    if preset in WITH_OUR_OPERATORS:
-        got, by_transformers = (
-            wanted[SCORED].prompt_logprobs[1:],
-            transformers_logprobs(model, SCORED.prompt),
-        )
-        assert got == pytest.approx(by_transformers, abs=2e-3)
+        if preset not in trusted:
+            by_transformers = transformers_logprobs(make_model(preset), SCORED.prompt)
+            assert wanted[SCORED].prompt_logprobs[1:] == pytest.approx(by_transformers, abs=2e-3)
+            trusted.add(preset)
+        return wanted
+
+    return ask
+
+
+@pytest.fixture
+def compare(make_model, stock_answers, tmp_path):
+    """``compare(preset, *flags, both=(), policy=, env=)``: a layered server's answers with stock's.
+
+    The layered server has ``flags`` and ``policy``, both servers have ``both``.
+    """
+
+    def expect_stock_answers(
+        preset: str, *flags: str, both=(), policy=EIGHT_LAYER_GROUPS, env=None
+    ) -> None:
+        wanted = stock_answers(preset, *both)
+        play(make_model(preset), tmp_path, wanted, *flags, *both, policy=policy, env=env)
+
+    return expect_stock_answers
+
+
+def play(model, folder, wanted, *flags: str, policy, env) -> None:
+    """Prompts beside a stream, cut, cached and aborted: compare what a layered server answers."""
     ours = ["--layered-max-prefill-tokens", "1000", "--enable-metrics"]
     command = layered_command(model, free_port(), *ours, *policy, *flags)
-    with running(command, folder / "layered.log", env) as server:
+    with running(command, folder / "server.log", env) as server:
         answers, _ = run(
             server,
             STREAM,
@@ -169,8 +180,8 @@ def compare(make_model, folder, preset, *flags: str, policy=EIGHT_LAYER_GROUPS, 
 
 
 @pytest.mark.parametrize("preset", PRESETS.values())
-def test_tokens_are_stock_sglangs(preset, make_model, tmp_path):
-    compare(make_model, tmp_path, preset)
+def test_tokens_are_stock_sglangs(preset, compare):
+    compare(preset)
 
 
 @pytest.mark.parametrize(
@@ -182,12 +193,12 @@ def test_tokens_are_stock_sglangs(preset, make_model, tmp_path):
     ],
     ids=" ".join,
 )
-def test_sliding_windows_whatever_holds_their_keys(flags, make_model, tmp_path):
+def test_sliding_windows_whatever_holds_their_keys(flags, compare):
     """One pool for all layers, two pools without a radix tree, two without overlap."""
-    compare(make_model, tmp_path, "tiny-gpt-oss", *flags)
+    compare("tiny-gpt-oss", *flags)
 
 
-def test_latent_attention_beside_layer_graphs(make_model, tmp_path):
+def test_latent_attention_beside_layer_graphs(compare, tmp_path):
     """Chunks of 1500 tokens attend the wide way; five cohorts fit into graphs: the narrow way."""
     replays = tmp_path / "replays"
     env = {
@@ -195,22 +206,22 @@ def test_latent_attention_beside_layer_graphs(make_model, tmp_path):
         "PYTHONPATH": os.pathsep.join(filter(None, [str(STAND_IN), os.environ.get("PYTHONPATH")])),
     }
     policy = (*EIGHT_LAYER_GROUPS, "--layered-max-prefill-tokens", "1500")
-    compare(make_model, tmp_path, "tiny-deepseek-v3", policy=policy, env=env)
+    compare("tiny-deepseek-v3", policy=policy, env=env)
     kinds = replays.read_text()
     assert kinds.count("d") > 200 and kinds.count("m") >= 30
 
 
 @pytest.mark.parametrize("preset", ["tiny-deepseek-v2", "tiny-deepseek-v3"])
-def test_latent_attention_behind_expanded_prefixes(preset, make_model, tmp_path):
+def test_latent_attention_behind_expanded_prefixes(preset, compare):
     """Prefixes of 256 cached tokens and more are expanded, in our server alone."""
-    compare(make_model, tmp_path, preset, env={"SGLANG_CHUNKED_PREFIX_CACHE_THRESHOLD": "256"})
+    compare(preset, env={"SGLANG_CHUNKED_PREFIX_CACHE_THRESHOLD": "256"})
 
 
-def test_linear_attention_on_two_ranks_without_a_radix_cache(make_model, tmp_path):
+def test_linear_attention_on_two_ranks_without_a_radix_cache(compare):
     """With overlap, which a radix cache of states excludes where no GPU is."""
-    compare(make_model, tmp_path, "tiny-qwen3-next", "--disable-radix-cache", "--tp", "2")
+    compare("tiny-qwen3-next", "--disable-radix-cache", both=("--tp", "2"))
 
 
-def test_layer_groups_by_cost(make_model, tmp_path):
+def test_layer_groups_by_cost(compare):
     """Dense layers before layers with experts, cut by what they cost under a target."""
-    compare(make_model, tmp_path, "tiny-deepseek-v3", policy=("--itl-slo-ms", "25"))
+    compare("tiny-deepseek-v3", policy=("--itl-slo-ms", "25"))

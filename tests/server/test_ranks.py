@@ -83,7 +83,7 @@ def serving(
 @pytest.fixture(scope="module")
 def wanted(ask_stock):
     """Stock SGLang's answers, of one rank."""
-    answers = ask_stock(ALL, at_once=12)
+    answers = ask_stock(ALL)
     return {request: answer for request, (answer,) in zip(ALL, answers, strict=True)}
 
 

@@ -1,8 +1,8 @@
 """A process that has imported what all servers import, and forks servers from itself.
 
-A server is three processes or more, and importing torch, transformers and the like is two thirds of
-what its start costs. Here that is done once. SGLang and this project are not imported here: each
-process of a server does that itself, with its own environment and plugins, as after its command.
+A server is three processes or more, and importing torch, transformers and SGLang is nine tenths of
+what its start costs. Here that is done once. Each process of a server then finds and loads its plugins,
+this project's hooks among them, as after its command: they change modules that are imported already.
 
 Protocol: one JSON line a request on standard input, one JSON line an answer on standard output.
 ``{"start": {"argv", "env", "log"}}`` gives the process id, ``{"poll": pid}`` its exit status or null.
@@ -11,6 +11,7 @@ Protocol: one JSON line a request on standard input, one JSON line an answer on 
 from __future__ import annotations
 
 import ctypes
+import gc
 import importlib
 import json
 import multiprocessing
@@ -18,10 +19,11 @@ import os
 import runpy
 import signal
 import sys
+from collections.abc import Mapping
 from multiprocessing import forkserver, resource_tracker, spawn, util
 from typing import Any
 
-#: What takes most of a start's time; none of it starts threads or looks at SGLang's environment.
+#: What takes most of a start's time; none of it starts threads of Python's.
 LIBRARIES = [
     "torch._dynamo",
     "torch.distributed",
@@ -40,6 +42,11 @@ LIBRARIES = [
     "fastapi",
     "aiohttp",
     "uvicorn",
+    # As a scheduler's process imports them: the platform's operators are in place before the models.
+    "sglang.srt.managers.scheduler",
+    "sglang.srt.model_executor.model_runner",
+    "sglang.srt.models.registry",
+    "sglang.srt.entrypoints.http_server",
 ]
 
 
@@ -53,11 +60,13 @@ def die_with_parent() -> None:
 
 def main() -> None:
     die_with_parent()
+    sys.path[:0] = python_path(os.environ)
     for name in LIBRARIES:
         try:
             importlib.import_module(name)
         except ImportError:
             continue
+    gc.freeze()  # the collector would write to pages that the servers share
     for line in sys.stdin:
         request = json.loads(line)
         if "start" in request:
@@ -68,6 +77,10 @@ def main() -> None:
         else:
             answer = exit_status(request["poll"])
         print(json.dumps(answer), flush=True)
+
+
+def python_path(env: Mapping[str, str]) -> list[str]:
+    return [folder for folder in env.get("PYTHONPATH", "").split(os.pathsep) if folder]
 
 
 def exit_status(pid: int) -> int | None:
@@ -84,7 +97,7 @@ def serve(argv: list[str], env: dict[str, str], log: str) -> None:
         os.dup2(source, fd)
     os.environ.clear()
     os.environ.update(env)
-    sys.path[:0] = [os.getcwd(), *filter(None, env.get("PYTHONPATH", "").split(os.pathsep))]
+    sys.path[:0] = [os.getcwd(), *python_path(env)]
     sys.argv[:] = argv
     fork_what_would_be_spawned()
     runpy.run_module(argv[0], run_name="__main__", alter_sys=True)

@@ -25,8 +25,11 @@ def activate() -> None:
         return
     from sglang.srt.managers.cache_controller import LayerLoadingEvent
     from sglang.srt.mem_cache.hiradix_cache import HiRadixCache
+    from sglang.srt.mem_cache.pool_host import base, mha
     from sglang.srt.mem_cache.pool_host.mha import MHATokenToKVPoolHost
 
+    # SGLang leaves 10 GB of the machine free; this pool is small, and so may be what is free.
+    base.HICACHE_HOST_MEMORY_RESERVE_BYTES = mha.HICACHE_HOST_MEMORY_RESERVE_BYTES = 0
     load, hear = MHATokenToKVPoolHost.load_to_device_per_layer, HiRadixCache.loading_check
 
     def load_later(host: Any, device: Any, host_rows: Any, rows: Any, layer: int, io: str) -> None:
