@@ -58,6 +58,7 @@ _LINEAR = {
 GPU_SIZES = {
     "qwen3_moe": {**_WIDE, "head_dim": 128},
     "gpt_oss": {"hidden_size": 256, "intermediate_size": 256},
+    "ernie4_5_moe": {"hidden_size": 256, "moe_intermediate_size": 128},
     "deepseek_v2": _LATENT,
     "deepseek_v3": {**_LATENT, "q_lora_rank": 256},
     "glm4_moe": {**_WIDE, "head_dim": 128},
