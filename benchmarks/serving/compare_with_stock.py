@@ -21,8 +21,10 @@ import random
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 
@@ -32,6 +34,7 @@ from harness import Answer, Request, Server, free_port, generate, generate_all, 
 from layered_sglang.model_zoo import find_preset, write_model
 from layered_sglang.model_zoo.block_scaled import block_scaled_config
 from layered_sglang.model_zoo.presets import Preset
+from layered_sglang.model_zoo.tensors import text_part
 from mixtures import VOCABULARY, Arrival, make_mixture, make_requests
 
 SEED = 20261123
@@ -46,19 +49,34 @@ _LATENT = {
     "qk_nope_head_dim": 128,
     "v_head_dim": 128,
 }
+_LINEAR = {
+    **_WIDE,
+    "linear_key_head_dim": 128,
+    "linear_value_head_dim": 128,
+    "shared_expert_intermediate_size": 128,
+}
 GPU_SIZES = {
     "qwen3_moe": {**_WIDE, "head_dim": 128},
     "gpt_oss": {"hidden_size": 256, "intermediate_size": 256},
+    "ernie4_5_moe": {"hidden_size": 256, "moe_intermediate_size": 128},
     "deepseek_v2": _LATENT,
     "deepseek_v3": {**_LATENT, "q_lora_rank": 256},
     "glm4_moe": {**_WIDE, "head_dim": 128},
-    "qwen3_next": {
-        **_WIDE,
-        "linear_key_head_dim": 128,
-        "linear_value_head_dim": 128,
-        "shared_expert_intermediate_size": 128,
-    },
+    "glm4_moe_lite": {**_LATENT, "q_lora_rank": 256},
+    "minimax_m2": {"hidden_size": 256, "intermediate_size": 128},
+    "olmoe": {"hidden_size": 256, "intermediate_size": 128},
+    "qwen3_next": _LINEAR,
+    "qwen3_5_moe_text": _LINEAR,
 }
+
+
+def widened(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A tiny preset's config.json with sizes that GPU kernels take."""
+    text = {**text_part(config), **GPU_SIZES.get(text_part(config)["model_type"], {})}
+    if "text_config" not in config:
+        return text
+    vision = {**config["vision_config"], "out_hidden_size": text["hidden_size"]}
+    return {**config, "text_config": text, "vision_config": vision}
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -203,8 +221,7 @@ def main() -> None:
     harness.START_SECONDS = args.start_seconds
     if args.model is None:
         args.model = tempfile.mkdtemp()
-        config = dict(find_preset(args.preset).config)
-        config |= GPU_SIZES.get(config["model_type"], {})
+        config = widened(find_preset(args.preset).config)
         config = block_scaled_config(config) if args.fp8 else config
         if "bfloat16" in args.flags:
             config["torch_dtype"] = "bfloat16"  # SGLang's gpt-oss takes it for its weights

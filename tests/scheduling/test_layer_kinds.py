@@ -40,6 +40,7 @@ shapes = st.sampled_from([WINDOWED, DENSE_FIRST])
         "qwen3-next-80b-a3b",
         "tiny-deepseek-v2",
         "tiny-deepseek-v3",
+        "tiny-ernie4.5-moe",
         "tiny-glm4-moe",
         "tiny-glm4-moe-lite",
         "tiny-minimax-m2",

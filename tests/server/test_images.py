@@ -65,24 +65,28 @@ def test_prompts_with_images_beside_layered_ones(make_model, tmp_path):
     # A target that one layer beside decode breaks: one layer an iteration, and short prompts overtake.
     flags += ["--layered-max-prefill-tokens", "1000", "--itl-slo-ms", "4", "--enable-metrics"]
     with running(layered_command(model, free_port(), *flags), tmp_path / "layered.log") as server:
-        before = server.counters()
-        answers, _ = run(
-            server,
-            STREAM,
-            (5, SEEN, "seen"),
-            (12, LONG[0], "long0"),
-            (15, OTHER, "other"),
-            (60, LONG[1], "long1"),
-            (60, AGAIN, "again"),
-            (100, CUT, "cut"),
-        )
-        server.wait_idle()
-        assert server.held_tokens() == 0
-        counters = server.counters()
-    for request, got in answers.items():
-        problem = difference(got, wanted[request])
-        assert problem is None, f"prompt of {len(request.prompt)}: {problem}"
-    layered = counters["layered_tokens"] - before["layered_tokens"]
-    assert layered == sum(len(request.prompt) for request in LONG)
-    assert counters["iterations:merged"] >= 24
-    assert counters["overtaking_cohorts"] > 0, "no picture overtook a long prompt"
+        # Who overtakes depends on the machine's speed: once more, if nobody did.
+        for _ in range(6):
+            before = server.counters()
+            answers, _ = run(
+                server,
+                STREAM,
+                (5, SEEN, "seen"),
+                (12, LONG[0], "long0"),
+                (15, OTHER, "other"),
+                (60, LONG[1], "long1"),
+                (60, AGAIN, "again"),
+                (100, CUT, "cut"),
+            )
+            server.wait_idle()
+            assert server.held_tokens() == 0
+            for request, got in answers.items():
+                problem = difference(got, wanted[request])
+                assert problem is None, f"prompt of {len(request.prompt)}: {problem}"
+            counters = server.counters()
+            new = {name: value - before.get(name, 0) for name, value in counters.items()}
+            assert new["layered_tokens"] == sum(len(request.prompt) for request in LONG)
+            assert new["iterations:merged"] >= 24
+            if new["overtaking_cohorts"] > 0:
+                return
+    raise AssertionError("no picture overtook a long prompt")

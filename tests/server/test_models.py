@@ -22,6 +22,7 @@ TABLE = Path(__file__).parents[2] / "docs" / "models.md"
 PRESETS = {
     "DeepseekV2ForCausalLM": "tiny-deepseek-v2",
     "DeepseekV3ForCausalLM": "tiny-deepseek-v3",
+    "Ernie4_5_MoeForCausalLM": "tiny-ernie4.5-moe",
     "Glm4MoeForCausalLM": "tiny-glm4-moe",
     "Glm4MoeLiteForCausalLM": "tiny-glm4-moe-lite",
     "GptOssForCausalLM": "tiny-gpt-oss",
@@ -41,6 +42,7 @@ PRESETS = {
 WITH_OUR_OPERATORS = {
     "tiny-deepseek-v2",
     "tiny-deepseek-v3",
+    "tiny-ernie4.5-moe",
     "tiny-glm4-moe-lite",
     "tiny-gpt-oss",
     "tiny-minimax-m2",

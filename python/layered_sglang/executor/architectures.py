@@ -43,6 +43,7 @@ class Architecture:
 ARCHITECTURES: dict[str, Architecture] = {
     "DeepseekV2ForCausalLM": Architecture(latent=True),
     "DeepseekV3ForCausalLM": Architecture(latent=True),
+    "Ernie4_5_MoeForCausalLM": Architecture(staged=False),
     "Glm4MoeForCausalLM": Architecture(),
     "Glm4MoeLiteForCausalLM": Architecture(latent=True),
     "GptOssForCausalLM": Architecture(windows=True),

@@ -92,7 +92,7 @@ def _rows(count: int, device: str) -> ForwardBatch:
         batch_size=1,
         input_ids=zeros,
         positions=zeros,
-        mrope_positions=zeros.expand(3, -1),
+        mrope_positions=zeros.repeat(3, 1),
         out_cache_loc=zeros,
         req_pool_indices=zeros[:1],
         seq_lens=zeros[:1],

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from layered_sglang.scheduling.model_shape import num_experts
+from layered_sglang.scheduling.model_shape import experts_per_token, num_experts
 
 GIB = 2**30
 #: Cohorts whose rows may be kept at once: one of short prompts overtakes another.
@@ -75,7 +75,7 @@ class RowSizes:
             query=query,
             key_value=key_value,
             inter=-(-inter // tp_size),
-            top_k=int(config.get("num_experts_per_tok") or 1) if experts else 1,
+            top_k=experts_per_token(config) if experts else 1,
             experts=experts,
             dtype_bytes=dtype_bytes,
         )

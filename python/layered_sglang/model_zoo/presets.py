@@ -96,6 +96,12 @@ _ENTRIES = (
         tiny.GLM4_MOE_LITE,
         True,
     ),
+    Preset(
+        "tiny-ernie4.5-moe",
+        "ERNIE-4.5-MoE, 1 dense and 7 MoE layers, 8 experts, top-2, shared experts",
+        tiny.ERNIE4_5_MOE,
+        True,
+    ),
     Preset("tiny-minimax-m2", "MiniMax-M2, 8 layers, 16 experts, top-4", tiny.MINIMAX_M2, True),
     Preset("tiny-olmoe", "OLMoE, 8 layers, 8 experts, top-2", tiny.OLMOE, True),
     Preset("tiny-llama", "Llama, 8 dense layers", tiny.LLAMA, True),

@@ -137,14 +137,16 @@ def count_parameters(config: Config) -> ParameterCount:
             embedding += spec.size
     active_experts = 0
     if routed:
-        active_experts = routed * text_part(config)["num_experts_per_tok"] // experts(config)
+        text = text_part(config)
+        chosen = text.get("num_experts_per_tok") or text["moe_k"]
+        active_experts = routed * chosen // experts(config)
     return ParameterCount(shared + routed, shared + active_experts, embedding)
 
 
 def experts(config: Config) -> int:
     """Return the number of routed experts of a MoE layer."""
     config = text_part(config)
-    for field in ("num_experts", "num_local_experts", "n_routed_experts"):
+    for field in ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts"):
         if field in config:
             return config[field]
     raise UnknownArchitectureError(f"model_type {config['model_type']!r} has no routed experts")
@@ -266,6 +268,21 @@ def _glm4_moe_layer(config: Config, layer: int, prefix: str) -> Iterator[TensorS
     for expert in range(config["n_routed_experts"]):
         yield from _gated_mlp(config, f"{prefix}.mlp.experts.{expert}", intermediate, routed=True)
     shared = intermediate * config["n_shared_experts"]
+    yield from _gated_mlp(config, f"{prefix}.mlp.shared_experts", shared)
+
+
+def _ernie4_5_moe_layer(config: Config, layer: int, prefix: str) -> Iterator[TensorSpec]:
+    yield from _attention(config, prefix)
+    if layer < config["moe_layer_start_index"]:
+        yield from _gated_mlp(config, f"{prefix}.mlp", config["intermediate_size"])
+        return
+    intermediate, count = config["moe_intermediate_size"], config["moe_num_experts"]
+    yield TensorSpec(f"{prefix}.mlp.gate.weight", (count, config["hidden_size"]), Role.ROUTER)
+    bias = f"{prefix}.mlp.moe_statics.e_score_correction_bias"
+    yield TensorSpec(bias, (1, count), Role.ROUTER_BIAS)
+    for expert in range(count):
+        yield from _gated_mlp(config, f"{prefix}.mlp.experts.{expert}", intermediate, routed=True)
+    shared = intermediate * config["moe_num_shared_experts"]
     yield from _gated_mlp(config, f"{prefix}.mlp.shared_experts", shared)
 
 
@@ -416,6 +433,7 @@ def _has_bias(config: Config) -> bool:
 _LAYERS: dict[str, Callable[[Config, int, str], Iterator[TensorSpec]]] = {
     "deepseek_v2": _deepseek_layer,
     "deepseek_v3": _deepseek_layer,
+    "ernie4_5_moe": _ernie4_5_moe_layer,
     "glm4_moe": _glm4_moe_layer,
     "glm4_moe_lite": _deepseek_layer,
     "gpt_oss": _gpt_oss_layer,

@@ -329,6 +329,25 @@ GLM4_MOE_LITE: dict[str, Any] = {
     "topk_method": "noaux_tc",
 }
 
+# A dense first layer, two shared experts, softmax routing with a correction bias, rotary embedding of
+# neighbouring channels: as ERNIE-4.5 has.
+ERNIE4_5_MOE: dict[str, Any] = {
+    **_COMMON,
+    "architectures": ["Ernie4_5_MoeForCausalLM"],
+    "model_type": "ernie4_5_moe",
+    "head_dim": 64,
+    "hidden_size": 256,
+    "intermediate_size": 128,
+    "moe_intermediate_size": 32,
+    "moe_k": 2,
+    "moe_layer_end_index": 7,
+    "moe_layer_interval": 1,
+    "moe_layer_start_index": 1,
+    "moe_num_experts": 8,
+    "moe_num_shared_experts": 2,
+    "use_bias": False,
+}
+
 # One norm over the queries of all heads and one over the keys, rotary embedding on half of each head,
 # sigmoid routing with a correction bias: as MiniMax-M2 has.
 MINIMAX_M2: dict[str, Any] = {

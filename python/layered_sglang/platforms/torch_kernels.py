@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 
@@ -13,12 +15,28 @@ def replace_triton_kernels() -> None:
     elementwise.fused_sigmoid_mul = fused_sigmoid_mul
 
 
+def _flatten_correction_biases() -> None:
+    """Let SGLang's own choice of experts in PyTorch take ERNIE's correction bias, ``[1, experts]``."""
+    from sglang.srt.layers.moe import topk
+
+    choose = topk.fused_topk_native
+
+    def choose_by_flat_bias(
+        *args: Any, correction_bias: torch.Tensor | None = None, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        bias = None if correction_bias is None else correction_bias.flatten()
+        return choose(*args, correction_bias=bias, **kwargs)
+
+    topk.fused_topk_native = choose_by_flat_bias
+
+
 def replace_kernels_of_models() -> None:
-    """Likewise those that models define themselves; to be called after all other replacements."""
+    """Likewise those that models and layers define themselves; after all other replacements."""
     from sglang.srt.models import minimax_m2
 
     minimax_m2.rms_sumsq_serial = sums_of_squares
     minimax_m2.rms_apply_serial = rms_norms
+    _flatten_correction_biases()
 
 
 def sums_of_squares(x1: torch.Tensor, x2: torch.Tensor) -> torch.Tensor:

@@ -16,7 +16,9 @@ SPREAD_RANDOM = 1.0
 
 
 #: What ``config.json`` calls the number of routed experts, by model.
-_EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")
+_EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
+#: And how many of them a token visits.
+_TOP_K = ("num_experts_per_tok", "moe_k")
 
 
 def num_experts(config: Mapping[str, Any]) -> int:
@@ -25,6 +27,11 @@ def num_experts(config: Mapping[str, Any]) -> int:
         # Dense; its configuration class in SGLang fills in the experts of the class it is made of.
         return 0
     return next((int(config[name]) for name in _EXPERTS if config.get(name)), 0)
+
+
+def experts_per_token(config: Mapping[str, Any]) -> int:
+    """How many of its layer's experts a token visits; 1 where the configuration does not say."""
+    return next((int(config[name]) for name in _TOP_K if config.get(name)), 1)
 
 
 class LayerKind(NamedTuple):
@@ -133,9 +140,10 @@ class ModelShape:
         experts = num_experts(config)
         inter = size("intermediate_size", "moe_intermediate_size")
         expert_inter = size("moe_intermediate_size", default=inter) if experts else 0
-        dense_layers = int(size("first_k_dense_replace", default=0)) if experts else layers
+        first = size("first_k_dense_replace", "moe_layer_start_index", default=0)
+        dense_layers = int(first) if experts else layers
         shared = size("shared_expert_intermediate_size", default=0)
-        shared += size("n_shared_experts", default=0) * expert_inter
+        shared += size("n_shared_experts", "moe_num_shared_experts", default=0) * expert_inter
         mlp = 3 * hidden * inter / tp_size
         with_experts = (hidden * experts + 3 * hidden * shared) / tp_size
         expert = 3 * hidden * expert_inter / tp_size
@@ -153,7 +161,7 @@ class ModelShape:
             dense_params=sum(kind.dense_params for kind in kinds) / layers,
             expert_params=sum(kind.expert_params for kind in kinds) / layers,
             experts=experts,
-            topk=int(size("num_experts_per_tok", default=1)) if experts else 0,
+            topk=experts_per_token(config) if experts else 0,
             head_params=size("vocab_size") * hidden / tp_size,
             kv_size=kv_size,
             attention_size=attention_size / tp_size,
