@@ -13,6 +13,11 @@ from harness import Server
 _RNG = random.Random(17)
 
 
+def begin_with(seed: int) -> None:
+    """From here on a module's prompts are the same, whichever modules were imported before."""
+    _RNG.seed(seed)
+
+
 def tokens(count: int) -> list[int]:
     return [_RNG.randrange(256) for _ in range(count)]
 
