@@ -108,7 +108,7 @@ def make_setup(args: argparse.Namespace) -> Setup:
         coefficients, spread = profile.coefficients, profile.spread
         shape = ModelShape.from_config(config, tp_size=profile.tp_size, spread=spread)
     else:
-        coefficients, known = nominal_coefficients(args.device)
+        coefficients, known = nominal_coefficients(args.device, bool(config.get("kv_lora_rank")))
         if known == "an unknown GPU":
             raise SimulationError(f"--device {args.device}: no data sheet of it; try H200 or H100")
         spread = SPREAD_TRAINED if args.routing == "trained" else SPREAD_RANDOM

@@ -8,6 +8,7 @@ import math
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from layered_sglang.model_zoo import find_preset
 from layered_sglang.model_zoo.published import QWEN3_30B_A3B
 from layered_sglang.scheduling import (
     CohortView,
@@ -157,6 +158,18 @@ def test_nominal_coefficients_go_by_the_gpus_name(name, sheet):
     assert nominal_coefficients(name)[1] == sheet
     assert nominal_coefficients("a GPU of next year")[1] == "an unknown GPU"
     assert nominal_coefficients(None)[1] == "a CPU"
+
+
+def test_layers_of_latent_attention_take_the_host_longer():
+    shape = ModelShape.from_config(find_preset("deepseek-v2-lite").config)
+    model = CostModel(shape, nominal_coefficients("H200", latent=True)[0], graph_rows=4096)
+    plain = CostModel(shape, nominal_coefficients("H200")[0], graph_rows=4096)
+    decode, few = DecodeWork(5, 20000), CohortWork.of_prompt(100)
+    eager = dataclasses.replace(model, graph_rows=0).merged(decode, few).seconds(shape.num_layers)
+    assert eager > 1.8e-3 * shape.num_layers
+    graphed = [m.merged(decode, few).seconds(shape.num_layers) for m in (model, plain)]
+    assert eager > graphed[0] > 3.2e-4 * shape.num_layers
+    assert graphed[0] >= graphed[1]
 
 
 def test_a_batch_between_two_captured_sizes_costs_what_the_larger_one_does():

@@ -109,6 +109,8 @@ class LayerGroupExecutor:
         if partitioning is not None:
             self._side_by_side = SideBySide(model_runner, partitioning)
             text += f", {self._side_by_side.describe()}"
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()  # what trial runs took on the capture's stream serves no other
         return text
 
     def load_kernels(self, most_rows: int, device: str) -> None:

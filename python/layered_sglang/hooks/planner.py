@@ -62,7 +62,7 @@ def _make_estimator(
 ) -> tuple[Estimator, str]:
     hf_config = _hf_config(runner)
     args = runner.server_args
-    coefficients, name = nominal_coefficients(device_name)
+    coefficients, name = nominal_coefficients(device_name, bool(hf_config.get("kv_lora_rank")))
     spread = SPREAD_RANDOM if args.load_format == "dummy" else SPREAD_TRAINED
     source, correction = f"data sheet of {name}", OnlineCorrection(NOMINAL_LIMIT, first=FIRST)
     found = _find(config, device_name or "cpu", model_key(hf_config), runner)

@@ -32,10 +32,18 @@ _CPU = Coefficients(
     iteration_seconds=2e-3,
     host_eager_layer=5e-4,
 )
+#: Host seconds of an active layer with latent attention, launched eagerly and replaying graphs:
+#: DeepSeek-V2-Lite on an H200 (benchmarks/results/2026-11-26-h200-latent-layers.md).
+_LATENT_HOST = {"host_eager_layer": 1.8e-3, "host_graph_layer": 3.2e-4}
 
 
-def nominal_coefficients(device_name: str | None) -> tuple[Coefficients, str]:
-    """Coefficients for a GPU's name (``None``: a CPU), and the name they were made for."""
+def nominal_coefficients(device_name: str | None, latent: bool = False) -> tuple[Coefficients, str]:
+    """Coefficients for a GPU's name (``None``: a CPU), and the name they were made for.
+
+    Args:
+        device_name: of the GPU.
+        latent: whether the model's attention is.
+    """
     if device_name is None:
         return _CPU, "a CPU"
     name, (bandwidth, flops) = next(
@@ -50,6 +58,7 @@ def nominal_coefficients(device_name: str | None) -> tuple[Coefficients, str]:
             expert_flops=0.45 * flops,
             kv_bandwidth=0.6 * bandwidth,
             attention_flops=0.5 * flops,
+            **(_LATENT_HOST if latent else {}),
         ),
         name,
     )
