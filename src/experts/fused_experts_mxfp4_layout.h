@@ -18,7 +18,7 @@ enum class FusedExpertsMxfp4Path : int {
 };
 
 // Up to this many rows an expert on average, most experts have one small token tile.
-inline constexpr int64_t kMxfp4StreamMaxRowsPerExpert = 16;
+inline constexpr int64_t kMxfp4StreamMaxRowsPerExpert = 8;
 inline constexpr int64_t kMxfp4FewMaxRowsPerExpert = 32;
 
 // Bytes of shared memory of the GEMV path's down kernel: the experts' neurons, and partial sums.

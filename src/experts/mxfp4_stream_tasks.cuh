@@ -21,6 +21,7 @@ inline constexpr int kMostTiles = kMxfp4StreamTileTokens / 8;   // wide products
 inline constexpr int kKnown = 8;                                // row blocks that are announced
 inline constexpr int kFixedEighths = 5;                         // of all row blocks, shared equally
 inline constexpr int kPieceBlocks = 2;                          // row blocks of a piece of the rest
+inline constexpr int kFewestShared = 8;  // row blocks for a block; of fewer, all are shared equally
 
 // A row block of a token tile.
 struct alignas(16) RowBlock {
@@ -88,7 +89,9 @@ struct Scheduler {
 
   __device__ __forceinline__ void run() {
     const int total = table[args.gemm.num_experts].first_tile * args.row_blocks;
-    const int fixed = static_cast<int>(static_cast<int64_t>(total) * kFixedEighths / 8);
+    const int fixed = total < kFewestShared * static_cast<int>(gridDim.x)
+                          ? total
+                          : static_cast<int>(static_cast<int64_t>(total) * kFixedEighths / 8);
     const int chunk = max(fixed / static_cast<int>(gridDim.x), 1);
     int first = static_cast<int>(static_cast<int64_t>(fixed) * blockIdx.x / gridDim.x);
     int end = static_cast<int>(static_cast<int64_t>(fixed) * (blockIdx.x + 1) / gridDim.x);

@@ -52,7 +52,9 @@ __device__ __forceinline__ void load_tokens(const KernelArgs& args, const RowBlo
     int row = at.first_row + min(8 * tile + lane / 4, at.rows - 1);
     if (kGateUp) row = __ldcg(args.gemm.sorted_rows + row) / args.gemm.top_k;
     const int first = part.first * kMxfp4BlockDepth;
-    const int end = min(args.depth, first + part.count * kMxfp4BlockDepth);
+    int count = part.count;
+    asm volatile("" : "+r"(count));  // so that `end` is not kept from token tile to token tile
+    const int end = min(args.depth, first + count * kMxfp4BlockDepth);
     const auto* tokens = reinterpret_cast<const uint32_t*>(
         args.tokens + static_cast<size_t>(row) * args.depth + first + lane % 4 * 2);
 #pragma unroll
@@ -95,11 +97,9 @@ __device__ __forceinline__ void reduce(const KernelArgs& args, const Layout& sha
       total[4 * tile + 3] += __uint_as_float(sums.w);
     }
   }
-  __syncwarp();
-  if (lane == 0) {
-    if (slice == 0) ptx::barrier_arrive(shared.summed(number));
-    ptx::barrier_arrive(shared.sums_empty());
-  }
+  // Each lane by itself, as each has read; racecheck does not see that one may do so for its warp.
+  ptx::barrier_arrive(shared.sums_empty());
+  if (slice == 0 && lane == 0) ptx::barrier_arrive(shared.summed(number));
   Task task = {};
   task.first_row = at.first_row;
   task.rows = at.rows;
@@ -167,8 +167,7 @@ __device__ __forceinline__ int run_token_tile(const KernelArgs& args, const Layo
         ptx::store_shared_16(shared.sums(warp, slice, tile) + lane * 16, sums[slice][tile]);
       }
     }
-    __syncwarp();
-    if (lane == 0) ptx::barrier_arrive(shared.sums_full());
+    ptx::barrier_arrive(shared.sums_full());
     ++number;
   } while (!is_last);
   return number;
@@ -207,8 +206,8 @@ __global__ void __launch_bounds__(kThreads, 1)
   if (threadIdx.x < kWarps * kMostParts + 2 * kKnown) {
     ptx::barrier_init(shared.full(0, threadIdx.x), 1);  // and those of row blocks announced
     if (threadIdx.x == 0) {
-      ptx::barrier_init(shared.sums_full(), kWarps);
-      ptx::barrier_init(shared.sums_empty(), kReducers);
+      ptx::barrier_init(shared.sums_full(), kWarps * kWarpSize);
+      ptx::barrier_init(shared.sums_empty(), kReducers * kWarpSize);
     }
     ptx::barrier_init_fence();
   }
