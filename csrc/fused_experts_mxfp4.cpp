@@ -93,7 +93,8 @@ FusedExpertsMxfp4Path fused_experts_mxfp4_path(std::string_view name) {
   if (name == "auto") return FusedExpertsMxfp4Path::kAutomatic;
   if (name == "gemv") return FusedExpertsMxfp4Path::kGemv;
   if (name == "few") return FusedExpertsMxfp4Path::kFew;
-  TORCH_CHECK_VALUE(name == "many", "path: expected auto, gemv, few or many, got ", name);
+  if (name == "stream") return FusedExpertsMxfp4Path::kStream;
+  TORCH_CHECK_VALUE(name == "many", "path: expected auto, gemv, stream, few or many, got ", name);
   return FusedExpertsMxfp4Path::kMany;
 }
 

@@ -26,7 +26,7 @@ FusedExpertsSizes check_fused_experts_mxfp4(const at::Tensor& x, const Mxfp4Weig
 // Whether `activation` is "bilinear" and not "swiglu"; raises ValueError for anything else.
 bool is_bilinear_mxfp4(std::string_view activation);
 
-// "auto", "gemv", "few" or "many"; raises ValueError for anything else.
+// "auto", "gemv", "stream", "few" or "many"; raises ValueError for anything else.
 FusedExpertsMxfp4Path fused_experts_mxfp4_path(std::string_view name);
 
 }  // namespace layered_sglang

@@ -46,6 +46,10 @@ void fused_experts_mxfp4_out_on_cuda(const at::Tensor& x, const at::Tensor& w13,
                     "path: gemv is for few pairs and top_k * inter up to about 23000, got ",
                     args.sizes.num_tokens, " tokens, top_k ", args.sizes.top_k, ", inter ",
                     args.sizes.inter);
+  TORCH_CHECK_VALUE(chosen != FusedExpertsMxfp4Path::kStream || mxfp4_stream_takes(args.sizes),
+                    "path: stream is for hidden and inter up to ",
+                    kMxfp4StreamBlocks * kMxfp4BlockDepth, ", got ", args.sizes.hidden, " and ",
+                    args.sizes.inter);
   const c10::cuda::CUDAStream stream = c10::cuda::getCurrentCUDAStream(x.get_device());
   C10_CUDA_CHECK(fused_experts_mxfp4_sm90(args, chosen, stream.stream()));
 }

@@ -105,17 +105,26 @@ py::list fp8_grouped_gemm_tasks(const std::vector<int>& expert_counts, int num_w
 }
 
 py::list mxfp4_grouped_gemm_tasks(const std::vector<int>& expert_counts, int num_weight_tiles,
-                                  bool many) {
-  if (num_weight_tiles < 1) {
-    throw py::value_error("mxfp4_grouped_gemm_tasks: expected num_weight_tiles >= 1, got " +
-                          std::to_string(num_weight_tiles));
+                                  const std::string& path, int chunk) {
+  if (num_weight_tiles < 1 || chunk < 1) {
+    throw py::value_error(
+        "mxfp4_grouped_gemm_tasks: expected num_weight_tiles and chunk >= 1, got " +
+        std::to_string(num_weight_tiles) + " and " + std::to_string(chunk));
   }
+  if (path != "stream" && path != "few" && path != "many") {
+    throw py::value_error("mxfp4_grouped_gemm_tasks: expected path stream, few or many, got " +
+                          path);
+  }
+  const bool stream = path == "stream";
   py::list tasks;
   for (int expert = 0; expert < static_cast<int>(expert_counts.size()); ++expert) {
     const int rows = expert_counts[expert];
-    const int tiles = layered_sglang::mxfp4_token_tile_count(rows, many);
+    const int tiles = stream ? layered_sglang::mxfp4_stream_tile_count(rows)
+                             : layered_sglang::mxfp4_token_tile_count(rows, path == "many");
     for (int within = 0; within < tiles * num_weight_tiles; ++within) {
-      const auto place = layered_sglang::place_mxfp4_task(within, tiles, rows);
+      const auto place = stream ? layered_sglang::place_mxfp4_stream_task(within, tiles, rows,
+                                                                          num_weight_tiles, chunk)
+                                : layered_sglang::place_mxfp4_task(within, tiles, rows);
       tasks.append(
           py::make_tuple(expert, place.weight_tile, place.first_row, place.rows, place.width));
     }
@@ -158,8 +167,11 @@ PYBIND11_MODULE(_host, m) {
   m.def("fp8_grouped_gemm_tasks", &fp8_grouped_gemm_tasks, py::arg("expert_counts"),
         py::arg("num_weight_tiles"), py::arg("wide") = false,
         "The same of the fp8 kernels, whose tasks are single.");
+  m.attr("MXFP4_STREAM_TILE_TOKENS") = layered_sglang::kMxfp4StreamTileTokens;
   m.attr("MXFP4_FEW_TILE_TOKENS") = layered_sglang::kMxfp4FewTileTokens;
   m.attr("MXFP4_MANY_TILE_TOKENS") = layered_sglang::kMxfp4ManyTileTokens;
   m.def("mxfp4_grouped_gemm_tasks", &mxfp4_grouped_gemm_tasks, py::arg("expert_counts"),
-        py::arg("num_weight_tiles"), py::arg("many") = false, "The same of the MXFP4 kernels.");
+        py::arg("num_weight_tiles"), py::arg("path"), py::arg("chunk") = 1,
+        "The same of the MXFP4 kernels of a path: stream (whose weight tiles are row blocks; a\n"
+        "block of its grid takes about `chunk` tasks), few or many.");
 }

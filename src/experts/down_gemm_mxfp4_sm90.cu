@@ -17,6 +17,7 @@ cudaError_t down_gemm_mxfp4_sm90(const GroupedGemmMxfp4Args& args,
   kernel_args.row_blocks = static_cast<int>(mxfp4_blocks(args.hidden));
   kernel_args.bias_rows = args.hidden;
   kernel_args.out_columns = args.hidden;
+  kernel_args.next_piece = args.next_pieces + 1;
   return launch<false>(kernel_args, options, stream);
 }
 

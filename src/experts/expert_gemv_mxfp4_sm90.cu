@@ -65,10 +65,8 @@ struct Slice {
         const uint32_t* tokens = row + (k + i) * kBlockPairs + pair;
 #pragma unroll
         for (int step = 0; step < 4; ++step) {
-          const uint32_t factors[2] = {mxfp4_factor(scale[i], step / 2 * 2),
-                                       mxfp4_factor(scale[i], step / 2 * 2 + 1)};
           uint32_t a[4];
-          expand_mxfp4(word[step], factors, a);
+          expand_mxfp4(word[step], mxfp4_factors(scale[i], step / 2), a);
           ptx::multiply_16x8x16(sums, a, tokens[8 * step], tokens[8 * step + 4]);
         }
       }

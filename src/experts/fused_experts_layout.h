@@ -98,7 +98,7 @@ constexpr PlanWorkspace take_plan(WorkspaceParts& parts, const FusedExpertsSizes
 // Byte offsets of the workspace's parts. Every path fits into the same workspace.
 struct FusedExpertsWorkspace {
   PlanWorkspace plan;
-  int64_t stored_parts;  // int32 [E]: how far the gate/up GEMM is
+  int64_t stored_parts;  // int32 [E], at least 2: how far the GEMMs are
   int64_t intermediate;  // bf16 [pairs, inter]
   int64_t rows;          // bf16 [pairs, hidden]
   int64_t bytes;         // of all
@@ -109,7 +109,7 @@ constexpr FusedExpertsWorkspace fused_experts_workspace(const FusedExpertsSizes&
   WorkspaceParts parts;
   FusedExpertsWorkspace at = {};
   at.plan = take_plan(parts, sizes, plan_bytes);
-  at.stored_parts = parts.take(sizes.num_experts * 4);
+  at.stored_parts = parts.take((sizes.num_experts > 1 ? sizes.num_experts : 2) * 4);
   at.intermediate = parts.take(sizes.num_pairs() * sizes.inter * 2);
   at.rows = parts.take(sizes.num_pairs() * sizes.hidden * 2);
   at.bytes = parts.bytes();

@@ -30,7 +30,11 @@ struct PackedMatrix {
       const int within = static_cast<int>(k % kMxfp4BlockDepth);
       const auto [byte, pair] = mxfp4_value_place(place, within);
       const auto half = static_cast<uint16_t>(of[byte] | of[byte + 1] << 8);
-      const int exponent = of[mxfp4_scale_byte(place, within)] - kMxfp4ScaleOffset - 127;
+      const uint8_t* scales = of + mxfp4_scale_word(place);
+      const uint32_t word =
+          scales[0] | scales[1] << 8 | scales[2] << 16 | static_cast<uint32_t>(scales[3]) << 24;
+      const int exponent =
+          mxfp4_scale(word, place.half, within / kMxfp4Group) - kMxfp4ScaleOffset - 127;
       sum += std::ldexp(from_e2m1(mxfp4_bits(half, pair)), exponent) * values[k];
     }
     return sum;

@@ -10,6 +10,11 @@ FusedExpertsWorkspace layout_of(const FusedExpertsSizes& sizes) {
   return fused_experts_workspace(sizes, plan_bytes(sizes));
 }
 
+Mxfp4Tasks tasks_of(FusedExpertsMxfp4Path path) {
+  if (path == FusedExpertsMxfp4Path::kStream) return Mxfp4Tasks::kStream;
+  return path == FusedExpertsMxfp4Path::kMany ? Mxfp4Tasks::kMany : Mxfp4Tasks::kFew;
+}
+
 }  // namespace
 
 int64_t fused_experts_mxfp4_workspace_bytes(const FusedExpertsSizes& sizes) {
@@ -32,13 +37,15 @@ cudaError_t fused_experts_mxfp4_sm90(const FusedExpertsMxfp4Args& args, FusedExp
     return expert_gemv_mxfp4_sm90(gemv, stream);
   }
 
-  const ExpertPlanArgs plan = plan_args(args, at.plan);
+  ExpertPlanArgs plan = plan_args(args, at.plan);
+  plan.cleared_counts = reinterpret_cast<int32_t*>(base + at.stored_parts);
   cudaError_t error = expert_plan_sm90(plan, base + at.plan.own, stream);
   if (error != cudaSuccess) return error;
 
-  const auto gemm = gemm_args<GroupedGemmMxfp4Args>(args, plan);
+  auto gemm = gemm_args<GroupedGemmMxfp4Args>(args, plan);
+  gemm.next_pieces = plan.cleared_counts;
   GroupedGemmMxfp4Options options;
-  options.many_rows = path == FusedExpertsMxfp4Path::kMany;
+  options.tasks = tasks_of(path);
   options.weights_once = reads_weights_once(sizes);
   error = gate_up_gemm_mxfp4_sm90(gemm, args.x, args.w13, intermediate, options, stream);
   if (error != cudaSuccess) return error;

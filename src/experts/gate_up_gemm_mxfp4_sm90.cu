@@ -16,6 +16,7 @@ cudaError_t gate_up_gemm_mxfp4_sm90(const GroupedGemmMxfp4Args& args, const __nv
   kernel_args.row_blocks = static_cast<int>(mxfp4_blocks(2 * int64_t{args.inter}));
   kernel_args.bias_rows = 2 * args.inter;
   kernel_args.out_columns = args.inter;
+  kernel_args.next_piece = args.next_pieces;
   return launch<true>(kernel_args, options, stream);
 }
 

@@ -3,6 +3,7 @@
 
 #include "experts/grouped_gemm_mxfp4_sm90.cuh"
 #include "experts/persistent_launch.h"
+#include "experts/stream_gemm_mxfp4_sm90.cuh"
 
 namespace layered_sglang::grouped_gemm_mxfp4 {
 
@@ -19,10 +20,27 @@ cudaError_t launch_shape(KernelArgs args, const GroupedGemmMxfp4Options& options
 }
 
 template <bool kGateUp>
+cudaError_t launch_stream(KernelArgs args, const GroupedGemmMxfp4Options& options,
+                          cudaStream_t stream) {
+  if (args.k_blocks > kMxfp4StreamBlocks) return cudaErrorInvalidValue;
+  args.weight_policy = weight_policy(options.weights_once);
+  PersistentLaunch shape = {stream_gemm_mxfp4::kThreads, stream_gemm_mxfp4::kSharedBytes};
+  shape.overlap = options.overlap_launch;
+  return launch_persistent(stream_gemm_mxfp4::stream_gemm_mxfp4<kGateUp>, shape, stream, args);
+}
+
+template <bool kGateUp>
 cudaError_t launch(const KernelArgs& args, const GroupedGemmMxfp4Options& options,
                    cudaStream_t stream) {
-  return options.many_rows ? launch_shape<kGateUp, true>(args, options, stream)
-                           : launch_shape<kGateUp, false>(args, options, stream);
+  switch (options.tasks) {
+    case Mxfp4Tasks::kStream:
+      return launch_stream<kGateUp>(args, options, stream);
+    case Mxfp4Tasks::kFew:
+      return launch_shape<kGateUp, false>(args, options, stream);
+    case Mxfp4Tasks::kMany:
+      return launch_shape<kGateUp, true>(args, options, stream);
+  }
+  return cudaErrorInvalidValue;
 }
 
 }  // namespace layered_sglang::grouped_gemm_mxfp4

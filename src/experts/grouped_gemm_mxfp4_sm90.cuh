@@ -1,6 +1,6 @@
 // The persistent grouped GEMM that both MXFP4 expert projections are instances of.
 //
-// A task is 2 or 4 row blocks of 64 weight rows of one expert times a token tile of 16 ... 128 of
+// A task is 2 or 4 row blocks of 64 weight rows of one expert times a token tile of 16 ... 144 of
 // its rows. Weights are wgmma's M and come from registers, where they are expanded to bf16; tokens
 // are its N and come from shared memory.
 //
@@ -104,17 +104,6 @@ __device__ __forceinline__ void run_gather_warps(const KernelArgs& args,
   }
 }
 
-// The bias of a thread's two rows of a block, h = 0 and 1; `block` may be beyond the last.
-template <bool kGateUp>
-__device__ __forceinline__ float2 load_bias(const KernelArgs& args, int expert, int block, int warp,
-                                            int lane) {
-  const float* bias = args.weights.bias + static_cast<size_t>(expert) * args.bias_rows;
-  const int row = kMxfp4BlockRows * block + 16 * warp + (kGateUp ? 2 : 1) * (lane / 4);
-  const int second = row + (kGateUp ? 1 : 8);
-  return {row < args.bias_rows ? __ldg(bias + row) : 0.0f,
-          second < args.bias_rows ? __ldg(bias + second) : 0.0f};
-}
-
 // A thread's share of a warpgroup's row blocks in a stage, as it lies in shared memory.
 template <int kBlocks>
 struct PackedShare {
@@ -136,8 +125,7 @@ struct PackedShare {
   __device__ __forceinline__ void expand(int half, uint32_t (&a)[kBlocks][2][4]) const {
 #pragma unroll
     for (int b = 0; b < kBlocks; ++b) {
-      const uint32_t factors[2] = {mxfp4_factor(scales[b], 2 * half),
-                                   mxfp4_factor(scales[b], 2 * half + 1)};
+      const uint32_t factors = mxfp4_factors(scales[b], half);
       expand_mxfp4(half == 0 ? words[b].x : words[b].z, factors, a[b][0]);
       expand_mxfp4(half == 0 ? words[b].y : words[b].w, factors, a[b][1]);
     }
@@ -252,6 +240,7 @@ __device__ __forceinline__ void run_consumers(const KernelArgs& args, const Layo
         LS_CASE(96)
         LS_CASE(112)
         LS_CASE(128)
+        LS_CASE(144)
       }
     }
 #undef LS_CASE

@@ -34,10 +34,19 @@ struct GroupedGemmMxfp4Args {
   int32_t hidden;
   int32_t inter;
   Mxfp4Activation activation;
+  int32_t* next_pieces;  // [2], of the stream tasks' two GEMMs; the first is 0 before gate/up
+};
+
+// What a task is: row blocks of 64 weight rows times a token tile. kStream keeps its tokens in
+// registers: K may be up to kMxfp4StreamBlocks K blocks.
+enum class Mxfp4Tasks {
+  kStream,  // 1 row block, up to 16 tokens
+  kFew,     // 2, up to 64
+  kMany,    // 4, up to 144
 };
 
 struct GroupedGemmMxfp4Options {
-  bool many_rows = false;      // tasks of 4 row blocks and up to 128 rows; otherwise 2 and 64
+  Mxfp4Tasks tasks = Mxfp4Tasks::kFew;
   bool weights_once = false;   // weights are read by one task only: they need not stay in the L2
   bool overlap_launch = true;  // may start while the previous kernel in the stream still runs
 };

@@ -52,25 +52,36 @@ struct Mxfp4Place {
 };
 constexpr Mxfp4Place mxfp4_value_place(const Mxfp4Row& row, int k) {
   const int thread = 32 * row.warp + 4 * row.lane + k % 8 / 2;
-  return {16 * thread + 4 * (k / 16) + 2 * (k % 2), 2 * (k / 8 % 2) + row.half};
-}
-constexpr int mxfp4_scale_byte(const Mxfp4Row& row, int k) {
-  return kMxfp4ValueBytes + 4 * (8 * row.warp + row.lane) + 2 * (k / kMxfp4Group) + row.half;
+  const int pair = 2 * (k / 8 % 2) + row.half;
+  const int column = k % 2 ^ (pair == 3);
+  return {16 * thread + 4 * (k / 16) + 2 * column, pair};
 }
 
 // The e2m1 bits of a pair's value in its 16 bits. The first three pairs are the same pattern,
-// sign ...... magnitude, shifted by 3 each; the fourth has the bits that they leave.
+// sign ...... magnitude, shifted by 3 each. The fourth has the bits that they leave, and its two
+// columns are exchanged: a rotation by 6 brings them where one multiplication spreads them.
 constexpr int mxfp4_bits(uint16_t half, int pair) {
   if (pair == 3) {
-    return (half >> 14 & 1) << 3 | (half >> 10 & 3) << 1 | (half >> 13 & 1);
+    return (half >> 11 & 1) << 3 | (half >> 10 & 1) << 2 | (half >> 13 & 3);
   }
   const int shifted = half << (3 * pair);
   return (shifted >> 15 & 1) << 3 | (shifted >> 6 & 7);
 }
 
+// The scales of a row's two halves of a block are in one word with those of the row 8 further on:
+// each 16 bits have their row's first scale from bit 7 on, as a bf16's exponent, and above and
+// below it what a rotation by 8 makes the second one.
+constexpr int mxfp4_scale_word(const Mxfp4Row& row) {
+  return kMxfp4ValueBytes + 4 * (8 * row.warp + row.lane);
+}
+constexpr int mxfp4_scale(uint32_t word, int half, int group) {
+  const uint32_t turned = group == 0 ? word : word << 8 | word >> 24;
+  return turned >> (16 * half + 7) & 0xFF;
+}
+
 // Tasks of the kernels: 2 or 4 row blocks (one or two a warpgroup) times a token tile.
 inline constexpr int kMxfp4FewTileTokens = 64;    // most of a tile with 2 row blocks
-inline constexpr int kMxfp4ManyTileTokens = 128;  // with 4
+inline constexpr int kMxfp4ManyTileTokens = 144;  // with 4
 
 LAYERED_SGLANG_HOST_DEVICE int mxfp4_token_tile_count(int rows, bool many) {
   const int most = many ? kMxfp4ManyTileTokens : kMxfp4FewTileTokens;
@@ -92,6 +103,39 @@ LAYERED_SGLANG_HOST_DEVICE TaskPlace place_mxfp4_task(int within, int tiles, int
   place.first_row = (within - place.weight_tile * tiles) * place.width;
   const int left = rows - place.first_row;
   place.rows = left < place.width ? left : place.width;
+  return place;
+}
+
+// The kernel for few rows: its K is at most kMxfp4StreamBlocks K blocks, and its tasks are single
+// row blocks.
+inline constexpr int kMxfp4StreamBlocks = 48;
+inline constexpr int kMxfp4StreamTileTokens = 16;
+
+LAYERED_SGLANG_HOST_DEVICE int mxfp4_stream_tile_count(int rows) {
+  return (rows + kMxfp4StreamTileTokens - 1) / kMxfp4StreamTileTokens;
+}
+
+// Task `within` of an expert with `rows` rows in `tiles` > 0 token tiles. A block of the grid has
+// about `chunk` adjacent tasks, so of several token tiles each takes the same chunk of weights in
+// turn: blocks side by side read the same weights at about the same time, and the L2 once.
+LAYERED_SGLANG_HOST_DEVICE TaskPlace place_mxfp4_stream_task(int within, int tiles, int rows,
+                                                             int row_blocks, int chunk) {
+  if (tiles == 1 || chunk > row_blocks) chunk = row_blocks;
+  const int whole = row_blocks / chunk * chunk;
+  const bool is_rest = within >= whole * tiles;
+  if (is_rest) {
+    within -= whole * tiles;
+    chunk = row_blocks - whole;
+  }
+  const int number = within / chunk;
+  const int tile = number % tiles;
+  const int in_chunk = within - number * chunk;
+  TaskPlace place;
+  place.weight_tile = (is_rest ? whole : number / tiles * chunk) + in_chunk;
+  place.first_row = tile * kMxfp4StreamTileTokens;
+  const int left = rows - place.first_row;
+  place.rows = left < kMxfp4StreamTileTokens ? left : kMxfp4StreamTileTokens;
+  place.width = (place.rows + 7) / 8 * 8;
   return place;
 }
 

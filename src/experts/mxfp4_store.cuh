@@ -13,6 +13,17 @@ __device__ __forceinline__ float activate(float gate, float up, const Mxfp4Activ
   return __fdividef(gate, 1.0f + __expf(-activation.alpha * gate)) * (up + 1.0f);
 }
 
+// The bias of a thread's two rows of a block, h = 0 and 1; `block` may be beyond the last.
+template <bool kGateUp>
+__device__ __forceinline__ float2 load_bias(const KernelArgs& args, int expert, int block, int warp,
+                                            int lane) {
+  const float* bias = args.weights.bias + static_cast<size_t>(expert) * args.bias_rows;
+  const int row = kMxfp4BlockRows * block + 16 * warp + (kGateUp ? 2 : 1) * (lane / 4);
+  const int second = row + (kGateUp ? 1 : 8);
+  return {row < args.bias_rows ? __ldg(bias + row) : 0.0f,
+          second < args.bias_rows ? __ldg(bias + second) : 0.0f};
+}
+
 __device__ __forceinline__ void store_row(const KernelArgs& args, const Task& task, int row,
                                           int column, const uint4& value) {
   if (row >= task.rows || column >= args.out_columns) return;

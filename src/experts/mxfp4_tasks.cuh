@@ -31,12 +31,13 @@ struct KernelArgs {
   int out_columns;   // row length of `out`
   int weight_tiles;  // of an expert
   uint64_t weight_policy;
+  int32_t* next_piece;  // of the stream kernel: how many pieces have been taken
 };
 
 // The two shapes of a block, which has two consumer warpgroups.
 //   few rows   tasks of 2 row blocks, one a warpgroup, and up to 64 tokens; two blocks on a
 //              multiprocessor, so that more warps expand weights while others wait for products;
-//   many rows  tasks of 4 row blocks, two a warpgroup, and up to 128 tokens.
+//   many rows  tasks of 4 row blocks, two a warpgroup, and up to 144 tokens.
 //
 // Shared memory: first all stages' tokens, then their weights, then the consumer warps' space for
 // transposition, the expert table and barriers.

@@ -123,8 +123,8 @@ FP8 = Format(
 )
 MXFP4 = Format(
     operator="fused_experts_mxfp4",
-    paths=("gemv", "few", "many"),
-    gemms=("few", "many"),
+    paths=("gemv", "stream", "few", "many"),
+    gemms=("stream", "few", "many"),
     activation="swiglu",
     random_layer=random_mxfp4_layer,
     integer_layer=integer_mxfp4_layer,
@@ -140,6 +140,6 @@ MXFP4 = Format(
     repeated=SMALL._replace(hidden=960, inter=480),
     exact=Shape(3, 1, 288, 352),
     widths=range(16, 193, 16),
-    counts=[15, 16, 17, 63, 64, 65, 80, 81, 127, 128, 129, 192, 193, 1, 0, 2],
+    counts=[8, 9, 15, 16, 17, 63, 64, 65, 128, 143, 144, 145, 289, 1, 0, 2],
 )
 FORMATS = (BF16, FP8, MXFP4)

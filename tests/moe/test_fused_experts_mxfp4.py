@@ -185,7 +185,7 @@ BAD_INPUTS = {
         "topk_ids": torch.zeros(9, 33, dtype=torch.int32),
     },
     "activation: expected swiglu or bilinear, got silu": {"activation": "silu"},
-    "path: expected auto, gemv, few or many, got fast": {"path": "fast"},
+    "path: expected auto, gemv, stream, few or many, got fast": {"path": "fast"},
 }
 
 

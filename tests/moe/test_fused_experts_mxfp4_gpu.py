@@ -6,6 +6,7 @@ import pytest
 import torch
 from fused_experts_cases import Shape, uniform_ids
 from gpu_formats import MXFP4
+from layered_sglang.moe.mxfp4 import pack, unpack
 from plan_cases import with_counts
 
 pytestmark = pytest.mark.gpu
@@ -27,6 +28,14 @@ def test_gemv_refuses_what_does_not_fit() -> None:
     MXFP4.assert_close(MXFP4.call(*layer), layer)
 
 
+def test_stream_refuses_what_does_not_fit() -> None:
+    shape = Shape(2, 1, 3104, 32)
+    layer = MXFP4.random_layer(shape, uniform_ids(2, shape), "cuda")
+    with pytest.raises(ValueError, match="path: stream is for hidden and inter up to 3072"):
+        MXFP4.call(*layer, path="stream")
+    MXFP4.assert_close(MXFP4.call(*layer), layer)
+
+
 @pytest.mark.parametrize("path", MXFP4.gemms)
 @pytest.mark.parametrize("order", [1, -1], ids=["growing", "shrinking"])
 def test_a_block_takes_tasks_of_many_widths(order: int, path: str) -> None:
@@ -38,11 +47,14 @@ def test_a_block_takes_tasks_of_many_widths(order: int, path: str) -> None:
 
 
 def test_every_scale_is_exact() -> None:
-    """Groups of 32 with all the exponents that a bfloat16 sum of them still shows."""
+    """Groups of 32 with all the exponents that a bfloat16 sum of them still shows; a row has two."""
     shape = Shape(2, 1, 256, 64)
     layer = MXFP4.integer_layer(shape, with_counts([40, 40]), "cuda")
-    scales = layer.w13[..., 2048:]
-    scales -= torch.arange(0, 64, 4, device="cuda", dtype=torch.uint8).repeat(8)
+    values, scales = unpack(layer.w13, 128, 256, gate_up=True)
+    rows = torch.arange(128, device="cuda")[:, None] % 14
+    shifts = 4 * rows + 8 * (torch.arange(8, device="cuda") % 2)
+    scales = (scales - shifts).clamp(min=0).to(torch.uint8)  # of groups of zeros it is 0
+    layer.w13.copy_(pack(values, scales, gate_up=True))
     expected = MXFP4.reference(*layer, "bilinear")
     for path in MXFP4.gemms:
         torch.testing.assert_close(

@@ -125,30 +125,55 @@ def test_fp8_bad_sizes_are_refused() -> None:
         _host.fp8_grouped_gemm_tasks([1], 0)
 
 
-def assert_mxfp4_covered_once(counts: list[int], num_weight_tiles: int, many: bool) -> None:
-    tasks = _host.mxfp4_grouped_gemm_tasks(counts, num_weight_tiles, many)
-    most = _host.MXFP4_MANY_TILE_TOKENS if many else _host.MXFP4_FEW_TILE_TOKENS
+MXFP4_PATHS = ("stream", "few", "many")
+
+
+def assert_mxfp4_covered_once(
+    counts: list[int], num_weight_tiles: int, path: str, chunk: int = 2
+) -> None:
+    tasks = _host.mxfp4_grouped_gemm_tasks(counts, num_weight_tiles, path, chunk)
+    most = getattr(_host, f"MXFP4_{path.upper()}_TILE_TOKENS")
+    step = 8 if path == "stream" else 16
     assert_tasks_cover_once(tasks, counts, num_weight_tiles, most)
     for *_, rows, width in tasks:
-        assert rows > 0 and width in range(16, most + 1, 16)
+        assert rows > 0 and width in range(step, most + 1, step)
 
 
-@pytest.mark.parametrize("many", [False, True])
+@pytest.mark.parametrize("path", MXFP4_PATHS)
 @pytest.mark.parametrize("counts", COUNTS.values(), ids=COUNTS.keys())
-def test_mxfp4_routing_cases(counts: list[int], many: bool) -> None:
-    assert_mxfp4_covered_once(counts, 3, many)
+def test_mxfp4_routing_cases(counts: list[int], path: str) -> None:
+    assert_mxfp4_covered_once(counts, 3, path)
 
 
-@pytest.mark.parametrize("many", [False, True])
-def test_mxfp4_counts_at_a_tile(many: bool) -> None:
-    assert_mxfp4_covered_once([*range(1, 3 * _host.MXFP4_MANY_TILE_TOKENS + 2)], 1, many)
+@pytest.mark.parametrize("path", MXFP4_PATHS)
+def test_mxfp4_counts_at_a_tile(path: str) -> None:
+    assert_mxfp4_covered_once([*range(1, 3 * _host.MXFP4_MANY_TILE_TOKENS + 2)], 1, path)
 
 
-@given(st.lists(st.integers(0, 1000), min_size=1, max_size=12), st.integers(1, 9), st.booleans())
-def test_mxfp4_any_counts(counts: list[int], num_weight_tiles: int, many: bool) -> None:
-    assert_mxfp4_covered_once(counts, num_weight_tiles, many)
+@given(
+    st.lists(st.integers(0, 1000), min_size=1, max_size=12),
+    st.integers(1, 9),
+    st.sampled_from(MXFP4_PATHS),
+    st.integers(1, 12),
+)
+def test_mxfp4_any_counts(counts: list[int], num_weight_tiles: int, path: str, chunk: int) -> None:
+    assert_mxfp4_covered_once(counts, num_weight_tiles, path, chunk)
+
+
+def test_mxfp4_stream_shares_weights() -> None:
+    """Token tiles of one expert take chunks of its weights by turns; a single one takes all."""
+    tasks = _host.mxfp4_grouped_gemm_tasks([17, 0, 3], 3, "stream", 2)
+    first, second = (0, 16, 16), (16, 1, 8)  # token tiles of 17 rows
+    assert tasks == [
+        *((0, weights, *first) for weights in (0, 1)),
+        *((0, weights, *second) for weights in (0, 1)),
+        (0, 2, *first), (0, 2, *second),
+        *((2, weights, 0, 3, 8) for weights in (0, 1, 2)),
+    ]  # fmt: skip
 
 
 def test_mxfp4_bad_sizes_are_refused() -> None:
     with pytest.raises(ValueError, match=r"mxfp4_grouped_gemm_tasks: expected .*, got 0"):
-        _host.mxfp4_grouped_gemm_tasks([1], 0)
+        _host.mxfp4_grouped_gemm_tasks([1], 0, "few")
+    with pytest.raises(ValueError, match=r"expected path stream, few or many, got fast"):
+        _host.mxfp4_grouped_gemm_tasks([1], 1, "fast")

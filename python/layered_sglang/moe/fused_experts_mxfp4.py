@@ -41,8 +41,8 @@ def fused_experts_mxfp4(
         topk_ids: int32 [tokens, top_k]. An id outside [0, E), such as the -1 of expert
             parallelism, contributes nothing. An expert may occur twice in a token's row.
         activation: "swiglu", or "bilinear" (gate * up) for exact tests.
-        path: "auto" chooses from the sizes; "gemv", "few" and "many" are for tests and benchmarks
-            (src/experts/fused_experts_mxfp4_layout.h).
+        path: "auto" chooses from the sizes; "gemv", "stream", "few" and "many" are for tests and
+            benchmarks (src/experts/fused_experts_mxfp4_layout.h).
         alpha, limit: of the SwiGLU.
         routed_scaling_factor: of the sum, in fp32.
         out: takes the result, bfloat16 [tokens, hidden]; it may be x itself.

@@ -14,7 +14,7 @@ from .layer_checks import (
 from .mxfp4 import BLOCK, BLOCK_BYTES, GROUP
 
 MXFP4_ACTIVATIONS = ("swiglu", "bilinear")
-MXFP4_PATHS = ("auto", "gemv", "few", "many")
+MXFP4_PATHS = ("auto", "gemv", "stream", "few", "many")
 
 
 def packed_shape(experts: int, rows: int, columns: int) -> tuple[int, int, int, int]:

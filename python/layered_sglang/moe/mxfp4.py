@@ -82,12 +82,17 @@ def unpack(
     first = (
         words << (3 * torch.arange(3, device=words.device)).view(3, *[1] * words.dim())
     ) & 0x81C0
-    fourth = (words << 1 & 0x8000) | (words >> 3 & 0x0180) | (words >> 7 & 0x0040)
+    fourth = (words << 4 & 0x8000) | (words >> 2 & 0x0100) | (words >> 7 & 0x00C0)
+    fourth = fourth.flip(-1)  # its two columns are exchanged
     halves = torch.cat([first, fourth[None]]).unflatten(0, (2, 2))  # [column + 8, half]
     bits = (halves >> 12 & 8) | (halves >> 6 & 7)
     bits = bits.permute(2, 3, 5, 6, 1, 4, 8, 0, 7, 9)
     bits = _rows_in_order(bits.flatten(5).to(torch.uint8), gate_up)[:, :rows, :columns]
-    scales = packed[..., value_bytes:].unflatten(-1, (4, 8, 2, 2)).permute(0, 1, 3, 4, 6, 2, 5)
+    fields = packed[..., value_bytes:].contiguous().view(torch.int16).int() & 0xFFFF
+    fields = fields.unflatten(-1, (4, 8, 2))  # warp, row, half
+    second = (fields & 0x7F) << 1 | fields.flip(-1) >> 15
+    scales = torch.stack([fields >> 7 & 0xFF, second], dim=-1).to(torch.uint8)
+    scales = scales.permute(0, 1, 3, 4, 5, 2, 6)
     scales = _rows_in_order(scales.flatten(5), gate_up)[:, :rows, : columns // GROUP]
     return bits[..., ::2] | bits[..., 1::2] << 4, scales - SCALE_OFFSET
 
@@ -123,7 +128,7 @@ def _value_blocks(
         (sign[0] << 15 | magnitude[0] << 6)
         | (sign[1] << 12 | magnitude[1] << 3)
         | (sign[2] << 9 | magnitude[2])
-        | (sign[3] << 14 | (magnitude[3] & 1) << 13 | (magnitude[3] >> 1) << 10)
+        | (sign[3] << 11 | (magnitude[3] >> 2) << 10 | (magnitude[3] & 3) << 13).flip(-1)
     )
     return halves.contiguous().view(torch.uint8).flatten(2)
 
@@ -135,4 +140,6 @@ def _scale_blocks(
     padding = (0, column_blocks * BLOCK // GROUP - scales.shape[1])
     fields = torch.nn.functional.pad(scales, padding) + SCALE_OFFSET
     fields = _by_warp(fields, row_blocks, gate_up).unflatten(-1, (column_blocks, 2))
-    return fields.permute(0, 4, 1, 2, 5, 3).flatten(2)
+    first, second = fields.permute(5, 0, 4, 1, 2, 3).short()
+    words = first << 7 | second >> 1 | (second.flip(-1) & 1) << 15
+    return words.contiguous().view(torch.uint8).flatten(2)
