@@ -7,7 +7,7 @@ layer stays SGLang's.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from sglang.srt.layers.attention.torch_native_backend import TorchNativeAttnBackend
@@ -18,8 +18,33 @@ if TYPE_CHECKING:
     from sglang.srt.model_executor.forward_batch_info import ForwardBatch
 
 
+class Slots:
+    """``cache[slots]`` of a cache's rows, which torch copies in half the time if it is told that they are
+    whole ones."""
+
+    def __init__(self, cache: torch.Tensor) -> None:
+        self._cache = cache
+
+    def __getitem__(self, slots: torch.Tensor) -> torch.Tensor:
+        return self._cache.index_select(0, slots)
+
+
 class TorchAttention(TorchNativeAttnBackend):
     """``torch_native`` and what gpt-oss and DeepSeek need on top of it."""
+
+    def _run_sdpa_forward_extend(
+        self, query: torch.Tensor, output: torch.Tensor, *args: Any, **kwargs: Any
+    ) -> torch.Tensor:
+        keys, values, *others = args
+        args = (Slots(keys), Slots(values), *others)
+        return super()._run_sdpa_forward_extend(query, output, *args, **kwargs)
+
+    def _run_sdpa_forward_decode(
+        self, query: torch.Tensor, output: torch.Tensor, *args: Any, **kwargs: Any
+    ) -> torch.Tensor:
+        keys, values, *others = args
+        args = (Slots(keys), Slots(values), *others)
+        return super()._run_sdpa_forward_decode(query, output, *args, **kwargs)
 
     def forward_extend(
         self,
@@ -78,7 +103,8 @@ class TorchAttention(TorchNativeAttnBackend):
         pool = self.token_to_kv_pool
         if save_kv_cache and k is not None:
             pool.set_kv_buffer(layer, KVWriteLoc(batch.out_cache_loc, self.swa_out_cache_loc), k, v)
-        keys, values = pool.get_key_buffer(layer.layer_id), pool.get_value_buffer(layer.layer_id)
+        keys = Slots(pool.get_key_buffer(layer.layer_id))
+        values = Slots(pool.get_value_buffer(layer.layer_id))
         queries = q.view(-1, layer.tp_q_head_num, layer.qk_head_dim)
         out = q.new_empty(queries.shape[0], layer.tp_q_head_num, layer.v_head_dim)
         start = 0
