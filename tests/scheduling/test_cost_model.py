@@ -179,9 +179,19 @@ def test_a_batch_between_two_captured_sizes_costs_what_the_larger_one_does():
     assert model.decode(five) == model.decode(eight)
     assert model.merged(five, cohort) == model.merged(eight, cohort)
     assert model.decode(DecodeWork(4, 9000)).seconds() < model.decode(five).seconds()
-    above = DecodeWork(9, 9000)  # no graph: it runs as it is
-    assert model.decode(above).seconds() > model.decode(eight).seconds()
     assert model.decode(DecodeWork()).seconds() == 0
+
+
+def test_a_batch_above_all_captured_sizes_is_launched_layer_by_layer():
+    """As it is: no rows are added. The host decides how long that takes, alone and beside a cohort."""
+    model = dataclasses.replace(estimator("H200", MOE).model, decode_sizes=(1, 2, 4, 8))
+    eight, nine = DecodeWork(8, 9000), DecodeWork(9, 9000)
+    launched = MOE.num_layers * model.coefficients.host_eager_layer
+    assert model.decode(eight).seconds() < launched < model.decode(nine).seconds()
+    cohort = CohortWork.of_prompt(512)
+    assert model.merged(eight, cohort).seconds(1) < launched < model.merged(nine, cohort).seconds(1)
+    any_size = dataclasses.replace(model, decode_sizes=())
+    assert any_size.decode(nine).seconds() < launched
 
 
 def test_an_iteration_is_computed_once_for_all_who_ask():

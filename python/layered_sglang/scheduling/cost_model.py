@@ -171,7 +171,8 @@ class CostModel:
         coefficients: what the GPU and the host reach.
         graph_rows: active layer groups of up to this many rows replay CUDA graphs; 0: none do.
         decode_sizes: batch sizes that decode graphs were captured for, ascending. A batch between two
-            runs as the larger one: the rows that fill it up load experts, too.
+            runs as the larger one: the rows that fill it up load experts, too. A larger batch than all
+            of them is launched layer by layer.
         decode_graphs: whether decode replays CUDA graphs (not on a CPU).
         prefill_graph_rows: SGLang's own prefill replays CUDA graphs up to this many tokens.
         overlap: whether the host prepares an iteration while the GPU runs the one before.
@@ -217,8 +218,8 @@ class CostModel:
         c, layers = self.coefficients, self.shape.num_layers
         decode = self.filled_up(decode)
         device = layers * self._layer(decode, None) + self._once(decode.requests)
-        host = c.host_iteration + (0 if self.decode_graphs else layers * c.host_eager_layer)
-        return IterationTime(device, host=host, overlap=self.overlap)
+        launched = 0 if self._replays(decode) else layers * c.host_eager_layer
+        return IterationTime(device, host=c.host_iteration + launched, overlap=self.overlap)
 
     def _merged(self, decode: DecodeWork, cohort: CohortWork) -> IterationTime:
         c, layers = self.coefficients, self.shape.num_layers
@@ -227,7 +228,7 @@ class CostModel:
         eager = c.host_eager_layer if not self._graphed(decode, cohort) else c.host_graph_layer
         passing = 0.0
         if decode.requests:
-            passing = c.host_decode_layer if self.decode_graphs else c.host_eager_layer
+            passing = c.host_decode_layer if self._replays(decode) else c.host_eager_layer
         return IterationTime(
             device=layers * alone + self._once(decode.requests),
             device_per_layer=self._layer(decode, cohort) - alone,
@@ -256,6 +257,11 @@ class CostModel:
         if not self.decode_graphs or decode.requests == 0 or at == len(self.decode_sizes):
             return decode
         return DecodeWork(self.decode_sizes[at], decode.context)
+
+    def _replays(self, decode: DecodeWork) -> bool:
+        """Whether decode of these requests replays graphs."""
+        largest = self.decode_sizes[-1] if self.decode_sizes else decode.requests
+        return self.decode_graphs and decode.requests <= largest
 
     def _graphed(self, decode: DecodeWork, cohort: CohortWork) -> bool:
         return decode.requests > 0 and decode.requests + cohort.tokens <= self.graph_rows
