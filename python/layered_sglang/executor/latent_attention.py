@@ -18,7 +18,7 @@ lengths; expanding the few decode rows, too, is the price.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from sglang.srt.model_executor.forward_context import (
@@ -38,14 +38,25 @@ if TYPE_CHECKING:
     from sglang.srt.model_executor.forward_batch_info import ForwardBatch
     from sglang.srt.utils import BumpAllocator
 
-    from layered_sglang.executor.mixed_attention import MixedAttention
-
 #: SGLang's names of the wide way: without a prefix, with one that is expanded at once, or in pieces.
 WIDE = (
     AttnForwardMethod.MHA,
     AttnForwardMethod.MHA_ONE_SHOT,
     AttnForwardMethod.MHA_CHUNKED_KV,
 )
+
+
+class AttentionByPart(Protocol):
+    """Sends each part of merged rows to its own attention (``mixed_attention.py``)."""
+
+    @property
+    def cohort(self) -> AttentionBackend:
+        """The prompts' backend."""
+
+    def latent(
+        self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, layer: LatentLayer
+    ) -> torch.Tensor:
+        """:meth:`LatentLayer.attend`, part by part."""
 
 
 class LatentAttention:
@@ -57,7 +68,7 @@ class LatentAttention:
         backends: SGLang's names of the attention backends, of prompts and of decode.
     """
 
-    def __init__(self, layers: Any, attention: MixedAttention, backends: tuple[str, str]) -> None:
+    def __init__(self, layers: Any, attention: AttentionByPart, backends: tuple[str, str]) -> None:
         self._attention = attention
         self._first = layers[0].self_attn
         self._layers = [
@@ -106,7 +117,7 @@ class LatentLayer:
         self,
         module: Any,
         original: Callable[..., torch.Tensor],
-        attention: MixedAttention,
+        attention: AttentionByPart,
         backends: tuple[str, str],
     ) -> None:
         if module.use_deep_gemm_bmm:
