@@ -5,7 +5,8 @@
 #   benchmarks/run_evaluation.sh DIR [SECONDS [SCENARIO ...]]
 #
 # DIR gets a folder for each scenario of benchmarks/serving/scenarios/ (default: evaluation-qwen3-repeats,
-# which took 28 minutes on an H200, evaluation-qwen3-rates, evaluation-experts, evaluation-gpt-oss).
+# which took 28 minutes on an H200, evaluation-qwen3-rates, chunk-sizes, evaluation-experts,
+# evaluation-gpt-oss).
 # SECONDS: for all together (default: no limit). PYTHON: the interpreter. BENCH_ARGS: more for bench run.
 # The exit status is 0 only when all was measured.
 set -uo pipefail
@@ -16,7 +17,7 @@ shift $(($# < 2 ? $# : 2))
 python=${PYTHON:-python3}
 failed=0
 scenarios=("$@")
-[ ${#scenarios[@]} -eq 0 ] && scenarios=(evaluation-qwen3-repeats evaluation-qwen3-rates evaluation-experts evaluation-gpt-oss)
+[ ${#scenarios[@]} -eq 0 ] && scenarios=(evaluation-qwen3-repeats evaluation-qwen3-rates chunk-sizes evaluation-experts evaluation-gpt-oss)
 for scenario in "${scenarios[@]}"; do
   left=$((end - SECONDS))
   if [ $left -lt 30 ]; then
