@@ -91,6 +91,13 @@ _ENTRIES = (
         True,
     ),
     Preset(
+        "tiny-qwen3.5-moe-text",
+        "the same as tiny-qwen3.5-moe, text only",
+        tiny.QWEN3_5_MOE_TEXT,
+        True,
+    ),
+    Preset("tiny-qwen3.5-text", "the same as tiny-qwen3.5, text only", tiny.QWEN3_5_TEXT, True),
+    Preset(
         "tiny-glm4-moe-lite",
         "GLM-4.7-Flash, latent attention, 1 dense and 7 MoE layers, 16 experts, top-4",
         tiny.GLM4_MOE_LITE,

@@ -223,20 +223,28 @@ _QWEN3_5_TEXT: dict[str, Any] = {
     },
 }
 
+_QWEN3_5_MOE_TEXT: dict[str, Any] = {
+    **_QWEN3_5_TEXT,
+    "model_type": "qwen3_5_moe_text",
+    "moe_intermediate_size": 64,
+    "num_experts": 16,
+    "num_experts_per_tok": 4,
+    "output_router_logits": False,
+    "router_aux_loss_coef": 0.001,
+    "shared_expert_intermediate_size": 64,
+}
+
+_QWEN3_5_DENSE_TEXT: dict[str, Any] = {
+    **_QWEN3_5_TEXT,
+    "intermediate_size": 256,
+    "model_type": "qwen3_5_text",
+}
+
 QWEN3_5_MOE: dict[str, Any] = {
     **_IMAGE_TOKENS,
     "architectures": ["Qwen3_5MoeForConditionalGeneration"],
     "model_type": "qwen3_5_moe",
-    "text_config": {
-        **_QWEN3_5_TEXT,
-        "model_type": "qwen3_5_moe_text",
-        "moe_intermediate_size": 64,
-        "num_experts": 16,
-        "num_experts_per_tok": 4,
-        "output_router_logits": False,
-        "router_aux_loss_coef": 0.001,
-        "shared_expert_intermediate_size": 64,
-    },
+    "text_config": _QWEN3_5_MOE_TEXT,
     "vision_config": {**_VISION, "model_type": "qwen3_5_moe"},
 }
 
@@ -244,13 +252,17 @@ QWEN3_5: dict[str, Any] = {
     **_IMAGE_TOKENS,
     "architectures": ["Qwen3_5ForConditionalGeneration"],
     "model_type": "qwen3_5",
-    "text_config": {
-        **_QWEN3_5_TEXT,
-        "intermediate_size": 256,
-        "model_type": "qwen3_5_text",
-    },
+    "text_config": _QWEN3_5_DENSE_TEXT,
     "vision_config": {**_VISION, "model_type": "qwen3_5"},
 }
+
+# The same without what reads images: a fine-tune's checkpoint holds the language model alone.
+QWEN3_5_MOE_TEXT: dict[str, Any] = {
+    **_QWEN3_5_MOE_TEXT,
+    "architectures": ["Qwen3_5MoeForCausalLM"],
+}
+
+QWEN3_5_TEXT: dict[str, Any] = {**_QWEN3_5_DENSE_TEXT, "architectures": ["Qwen3_5ForCausalLM"]}
 
 _DEEPSEEK: dict[str, Any] = {
     **_COMMON,
