@@ -25,5 +25,8 @@ SERVED = {
 #: Without a server, layer group by layer group: ``test_by_layer_groups.py``. What the scheduler does is
 #: the same as for a served one that is like them.
 BY_LAYER_GROUPS = {
+    "MistralForCausalLM": "tiny-mistral",
+    "Phi3ForCausalLM": "tiny-phi3",
+    "Qwen2ForCausalLM": "tiny-qwen2",
     "Qwen3_5ForCausalLM": "tiny-qwen3.5-text",
 }

@@ -108,6 +108,41 @@ LLAMA: dict[str, Any] = {
     "mlp_bias": False,
 }
 
+# As Llama; its heads need not divide the width.
+MISTRAL: dict[str, Any] = {
+    **_COMMON,
+    "architectures": ["MistralForCausalLM"],
+    "model_type": "mistral",
+    "head_dim": 64,
+    "hidden_size": 128,
+    "intermediate_size": 256,
+    "sliding_window": None,
+}
+
+# As Llama; its checkpoints join the projections that have the same input.
+PHI3: dict[str, Any] = {
+    **_COMMON,
+    "architectures": ["Phi3ForCausalLM"],
+    "model_type": "phi3",
+    "hidden_size": 256,
+    "intermediate_size": 256,
+    "original_max_position_embeddings": 8192,
+    "partial_rotary_factor": 1.0,
+    "sliding_window": None,
+}
+
+# As Llama, biases on queries, keys and values.
+QWEN2: dict[str, Any] = {
+    **_COMMON,
+    "architectures": ["Qwen2ForCausalLM"],
+    "model_type": "qwen2",
+    "hidden_size": 256,
+    "intermediate_size": 256,
+    "max_window_layers": 8,
+    "sliding_window": None,
+    "use_sliding_window": False,
+}
+
 QWEN3: dict[str, Any] = {
     **_COMMON,
     "architectures": ["Qwen3ForCausalLM"],
