@@ -71,12 +71,20 @@ class AdmissionGate:
     def _waiting(self, req: Req, now: float) -> WaitingPrompt:
         known = getattr(req, "layered_prompt", None)
         if known is None:
-            req.init_next_round_input(self._scheduler.tree_cache)  # finds the cached prefix
+            self._find_prefix(req)
             prefix = len(req.prefix_indices)
             work = CohortWork.of_prompt(len(req.full_untruncated_fill_ids) - prefix, prefix)
             known = req.layered_prompt = (work, self._planner.need(work))
         work, need = known
         return WaitingPrompt(work, need, now - req.layered_arrived, self._priority(req))
+
+    def _find_prefix(self, req: Req) -> None:
+        """Ask the radix cache what it has of a prompt.
+
+        NOTE: with linear attention SGLang's own asking takes a slot of the pool of states, too: it
+        admits the prompt, or gives the slot back. A prompt that is only looked at must take none.
+        """
+        req.init_next_round_input(self._scheduler.tree_cache, cow_mamba=False)
 
     def _in_flight(self, cohort: Cohort, now: float) -> InFlight:
         return InFlight(
@@ -164,7 +172,7 @@ class AdmissionGate:
         """
         fit = []
         for req in reqs:
-            req.init_next_round_input(self._scheduler.tree_cache)
+            self._find_prefix(req)
             new = len(req.full_untruncated_fill_ids) - len(req.prefix_indices)
             tokens -= -(-new // self._page_size) * self._page_size
             if tokens < 0:
