@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from layered_sglang.hooks.cohort import Cohort
 
 
+#: Tokens that pieces of a prompt are multiples of: more than a prompt has.
+NEVER_CUT = 1 << 40
+
+
 class AdmissionGate:
     """Asks the planner on behalf of one scheduler.
 
@@ -122,10 +126,12 @@ class AdmissionGate:
             yield
             return
         queue, size, chunked = s.waiting_queue, s.chunked_prefill_size, s.chunked_req
+        align = s.truncation_align_size
         chosen = [reqs[i] for i in admission.prompts]
         s.chunked_prefill_size = admission.tokens - admission.tokens % self._page_size
         if admission.overtakes:
-            s.chunked_req = None
+            # SGLang cuts a prompt when the pool of its windows is short, too: not into pieces like this.
+            s.chunked_req, s.truncation_align_size = None, NEVER_CUT
             chosen = self._uncut(chosen, s.chunked_prefill_size)
         s.waiting_queue, self._offering = list(chosen), True
         try:
@@ -137,7 +143,7 @@ class AdmissionGate:
             s.chunked_prefill_size, self._offering, self._late = size, False, []
             if admission.overtakes:
                 assert s.chunked_req is None, "an overtaking prompt was cut"
-                s.chunked_req = chunked
+                s.chunked_req, s.truncation_align_size = chunked, align
 
     @contextmanager
     def one_kind(self, running_batch: Any) -> Iterator[None]:
