@@ -106,7 +106,9 @@ def test_the_trace_tells_what_was_predicted_and_what_it_took(lenient):
         if any(line["launch"] > 0 for line in merged):
             break
     else:
-        pytest.fail(f"nothing was launched while another iteration ran, of {len(merged)} layer groups")
+        pytest.fail(
+            f"nothing was launched while another iteration ran, of {len(merged)} layer groups"
+        )
     # The factors start from data sheets and have learnt by the end: the same work is predicted otherwise.
     predicted: dict[tuple[int, int], list[float]] = {}
     for line in planned:
