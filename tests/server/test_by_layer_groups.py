@@ -16,7 +16,7 @@ from processes import stop
 
 pytestmark = [
     pytest.mark.server,
-    pytest.mark.timeout(300),
+    pytest.mark.timeout(600),
     pytest.mark.skipif(torch.cuda.is_available(), reason="its models are for the CPU platform"),
 ]
 
@@ -31,7 +31,7 @@ def test_logits_are_stock_sglangs(preset, make_model, tmp_path):
     command = [sys.executable, "-m", "by_layer_groups", str(folder), str(logits)]
     process = start(command, log, here)
     try:
-        assert process.wait(240) == 0, log.read_text()[-3000:]
+        assert process.wait(500) == 0, log.read_text()[-3000:]
     except subprocess.TimeoutExpired:
         pytest.fail(f"never ended\n{log.read_text()[-3000:]}")
     finally:
