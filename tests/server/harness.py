@@ -21,7 +21,7 @@ import processes
 import requests
 from layered_sglang import local_server
 
-START_SECONDS = 300
+START_SECONDS = 500
 #: What a server of a model that takes images logs where no FFmpeg is.
 NO_VIDEO = re.compile(
     r"\[start of libtorchcodec loading traceback\].*?\[end of libtorchcodec loading traceback\]",
