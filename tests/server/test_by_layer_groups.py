@@ -17,7 +17,7 @@ from processes import stop
 
 pytestmark = [
     pytest.mark.server,
-    pytest.mark.timeout(300),
+    pytest.mark.timeout(600),
     pytest.mark.skipif(torch.cuda.is_available(), reason="its models are for the CPU platform"),
 ]
 
