@@ -7,6 +7,7 @@ import asyncio
 import base64
 import io
 import random
+from dataclasses import replace
 
 import pytest
 from harness import (
@@ -64,8 +65,11 @@ def test_prompts_with_images_beside_layered_ones(make_model, tmp_path):
     assert wanted[SEEN].tokens[:12] != wanted[OTHER].tokens
     # A target that one layer beside decode breaks: one layer an iteration, and short prompts overtake.
     flags += ["--layered-max-prefill-tokens", "1000", "--itl-slo-ms", "4", "--enable-metrics"]
+    flags += ["--enable-priority-scheduling"]
     with running(layered_command(model, free_port(), *flags), tmp_path / "layered.log") as server:
-        # Who is layered and who overtakes depends on the machine's speed.
+        # Between two chunks of the long prompt it goes first, however slow decode is here.
+        urgent = replace(OTHER, priority=5)
+        wanted[urgent] = wanted[OTHER]
         for _ in range(TRIES):
             before = server.counters()
             answers, _ = run(
@@ -73,7 +77,7 @@ def test_prompts_with_images_beside_layered_ones(make_model, tmp_path):
                 STREAM,
                 (5, SEEN, "seen"),
                 (12, LONG[0], "long0"),
-                (15, OTHER, "other"),
+                (15, urgent, "other"),
                 (60, LONG[1], "long1"),
                 (60, AGAIN, "again"),
                 (100, CUT, "cut"),
