@@ -38,7 +38,8 @@ async def beside_growing(server) -> dict:
         await post("/pause_generation", mode="in_place")
         await asyncio.sleep(1.0)  # what was on its way has come
         held = sum(len(request.prompt) + length for request, length in lengths.items())
-        long = Request(prompt(POOL - held - LEFT), 4, IGNORE_EOS)
+        # At least a chunk, on a machine that stood still while they grew.
+        long = Request(prompt(max(POOL - held - LEFT, CHUNK)), 4, IGNORE_EOS)
         last = asyncio.create_task(generate(session, server, long))
         await asyncio.sleep(1.0)
         await post("/continue_generation")
