@@ -33,6 +33,10 @@ class _MemoryTaken:
         return (before - self._free) / 2**30
 
 
+def _nothing() -> None:
+    """Decode follows, and says itself when it has read the tables."""
+
+
 class LayeredModelRunner(ModelRunner):
     """Forward batches that carry a ``layer_group_step`` go to the executor, all others to SGLang."""
 
@@ -56,6 +60,8 @@ class LayeredModelRunner(ModelRunner):
         runner = self.decode_cuda_graph_runner
         if self.server_args.enable_lora:
             self.graphs_text = "none with --enable-lora"
+        elif self.spec_algorithm.is_speculative():
+            self.graphs_text = "of layer groups none with --speculative-algorithm"
         elif isinstance(runner, DecodeCudaGraphRunner) and isinstance(
             runner.backend, FullCudaGraphBackend
         ):
@@ -108,6 +114,14 @@ class LayeredModelRunner(ModelRunner):
                 f"--layered-execution overlapped cannot partition this GPU: {error}; use merged"
             ) from error
 
+    @property
+    def decode_graph_sizes(self) -> tuple[int, ...]:
+        """Batch sizes that decode beside a layer group replays graphs of, ascending; empty without."""
+        runner = self.decode_cuda_graph_runner
+        if not self.spec_algorithm.is_speculative():
+            return self.layer_groups.decode_sizes
+        return tuple(runner.capture_bs) if isinstance(runner, DecodeCudaGraphRunner) else ()
+
     def describe_memory(self) -> str:
         """What was taken from the KV cache's share, and the cache, for the start-up banner."""
         taken = self.kv_cache_configurator.describe()
@@ -129,8 +143,10 @@ class LayeredModelRunner(ModelRunner):
             # States of linear attention begin as zeros or as the cached prefix's. SGLang sees to that
             # for the batch that it was given, once.
             self._maybe_execute_deferred_mamba_cow_and_clear(state.forward_batch)
+        apart = decode is None and not step.is_last
+        planned = _nothing if apart else self._publish_tables_read
         with profile_range(f"layer_group{step.layers} tokens={step.cohort.tokens}"):
-            logits = self.layer_groups.run(decode, state, step.layers, self._publish_tables_read)
+            logits = self.layer_groups.run(decode, state, step.layers, planned)
         if decode is None:
             return ModelRunnerOutput(logits_output=logits.cohort, can_run_graph=False)
         output = ModelRunnerOutput(logits_output=logits.decode, can_run_graph=False)

@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 WAY_ON = "use --prefill-schedule chunked to serve with SGLang's own prefill"
 
 
+#: Speculative algorithms (NEXTN is EAGLE to SGLang).
+SPECULATIVE = ("EAGLE", "EAGLE3", "STANDALONE", "NGRAM")
+
+
 class Refusal(NamedTuple):
     flag: str
     asked: Callable[[ServerArgs], object]
@@ -26,8 +30,8 @@ class Refusal(NamedTuple):
 REFUSALS: tuple[Refusal, ...] = (
     Refusal(
         "--speculative-algorithm",
-        lambda a: a.speculative_algorithm,
-        "draft and verify batches are not cut by layers",
+        lambda a: a.speculative_algorithm not in (None, *SPECULATIVE) or a.enable_multi_layer_eagle,
+        f"of its algorithms {', '.join(SPECULATIVE)} read prompts as SGLang's prefill does",
     ),
     Refusal(
         "--pp-size",
