@@ -12,30 +12,12 @@ import pytest
 from harness import Answer, Request, difference, free_port, layered_command, running
 from layered_sglang.executor.architectures import ARCHITECTURES
 from layered_sglang.model_zoo import find_preset
+from presets import BY_LAYER_GROUPS, SERVED
 from timed import run
 
 pytestmark = [pytest.mark.server, pytest.mark.timeout(900)]
 STAND_IN = Path(__file__).parent / "graph_stand_in"
 TABLE = Path(__file__).parents[2] / "docs" / "models.md"
-
-#: Architecture -> preset; Qwen3-MoE is what test_scenarios.py serves.
-PRESETS = {
-    "DeepseekV2ForCausalLM": "tiny-deepseek-v2",
-    "DeepseekV3ForCausalLM": "tiny-deepseek-v3",
-    "Ernie4_5_MoeForCausalLM": "tiny-ernie4.5-moe",
-    "Glm4MoeForCausalLM": "tiny-glm4-moe",
-    "Glm4MoeLiteForCausalLM": "tiny-glm4-moe-lite",
-    "GptOssForCausalLM": "tiny-gpt-oss",
-    "LlamaForCausalLM": "tiny-llama",
-    "MiniMaxM2ForCausalLM": "tiny-minimax-m2",
-    "MixtralForCausalLM": "tiny-mixtral",
-    "OlmoeForCausalLM": "tiny-olmoe",
-    "Qwen2MoeForCausalLM": "tiny-qwen2-moe",
-    "Qwen3ForCausalLM": "tiny-qwen3",
-    "Qwen3NextForCausalLM": "tiny-qwen3-next",
-    "Qwen3_5ForConditionalGeneration": "tiny-qwen3.5",
-    "Qwen3_5MoeForConditionalGeneration": "tiny-qwen3.5-moe",
-}
 
 #: Where SGLang's own schedule, too, computes with operators of ours (``platforms/``): it is compared
 #: with transformers first.
@@ -50,6 +32,7 @@ WITH_OUR_OPERATORS = {
     "tiny-qwen3-next",
     "tiny-qwen3.5",
     "tiny-qwen3.5-moe",
+    "tiny-qwen3.5-moe-text",
 }
 
 _RNG = random.Random(7)
@@ -71,7 +54,7 @@ ALL = [STREAM, FIRST, SCORED, SHORT, LONG, AGAIN]
 
 
 def test_every_architecture_is_tested():
-    tested = PRESETS | {"Qwen3MoeForCausalLM": "tiny"}
+    tested = SERVED | BY_LAYER_GROUPS | {"Qwen3MoeForCausalLM": "tiny"}
     assert set(tested) == set(ARCHITECTURES)
     for architecture, preset in tested.items():
         assert find_preset(preset).config["architectures"] == [architecture]
@@ -83,8 +66,11 @@ def test_the_table_of_models_is_the_registry():
     for line in TABLE.read_text().splitlines():
         cells = [cell.strip() for cell in line.strip("|").split("|")]
         if len(cells) == 5 and cells[3] in said:
-            said[cells[3]] |= set(re.findall(r"`(\w+For\w+)`", cells[0]))
+            names = set(re.findall(r"`(\w+For\w+)`", cells[0]))
+            said[cells[3]] |= names
             assert cells[3] == "refused" or cells[4].startswith("CPU"), line
+            by_layer_groups = cells[4].startswith("CPU, layer groups alone")
+            assert by_layer_groups == (cells[3] == "yes" and names <= set(BY_LAYER_GROUPS)), line
     assert said["yes"] == set(ARCHITECTURES)
     assert said["refused"] and said["refused"].isdisjoint(ARCHITECTURES)
 
@@ -118,7 +104,7 @@ EIGHT_LAYER_GROUPS = ("--num-layer-groups", "8")
 def stock_answers(make_model, ask_stock):
     """``stock_answers(preset, *flags)``: by request. What SGLang computes with operators of ours is
     compared with transformers first."""
-    trusted = set(PRESETS.values()) - WITH_OUR_OPERATORS
+    trusted = set(SERVED.values()) - WITH_OUR_OPERATORS
 
     def ask(preset: str, *flags: str) -> dict[Request, Answer]:
         answers = ask_stock(ALL, *flags, model=preset)
@@ -181,7 +167,7 @@ def play(model, folder, wanted, *flags: str, policy, env) -> None:
         assert problem is None, f"prompt of {len(request.prompt)}: {problem}"
 
 
-@pytest.mark.parametrize("preset", PRESETS.values())
+@pytest.mark.parametrize("preset", SERVED.values())
 def test_tokens_are_stock_sglangs(preset, compare):
     compare(preset)
 

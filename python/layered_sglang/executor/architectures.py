@@ -49,15 +49,20 @@ ARCHITECTURES: dict[str, Architecture] = {
     "GptOssForCausalLM": Architecture(windows=True),
     "LlamaForCausalLM": Architecture(experts=False),
     "MiniMaxM2ForCausalLM": Architecture(),
+    "MistralForCausalLM": Architecture(experts=False),
     "MixtralForCausalLM": Architecture(),
     "OlmoeForCausalLM": Architecture(staged=False),
+    "Phi3ForCausalLM": Architecture(experts=False),
+    "Qwen2ForCausalLM": Architecture(experts=False),
     "Qwen2MoeForCausalLM": Architecture(),
     "Qwen3ForCausalLM": Architecture(experts=False),
     "Qwen3MoeForCausalLM": Architecture(),
     "Qwen3NextForCausalLM": Architecture(linear=True, staged=False),
+    "Qwen3_5ForCausalLM": Architecture(experts=False, linear=True, staged=False),
     "Qwen3_5ForConditionalGeneration": Architecture(
         experts=False, linear=True, staged=False, images=True
     ),
+    "Qwen3_5MoeForCausalLM": Architecture(linear=True, staged=False),
     "Qwen3_5MoeForConditionalGeneration": Architecture(linear=True, staged=False, images=True),
 }
 

@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from layered_sglang.hooks.cohort import Cohort
 
 
+#: Tokens that pieces of a prompt are multiples of: more than a prompt has.
+NEVER_CUT = 1 << 40
+
+
 class AdmissionGate:
     """Asks the planner on behalf of one scheduler.
 
@@ -71,12 +75,20 @@ class AdmissionGate:
     def _waiting(self, req: Req, now: float) -> WaitingPrompt:
         known = getattr(req, "layered_prompt", None)
         if known is None:
-            req.init_next_round_input(self._scheduler.tree_cache)  # finds the cached prefix
+            self._find_prefix(req)
             prefix = len(req.prefix_indices)
             work = CohortWork.of_prompt(len(req.full_untruncated_fill_ids) - prefix, prefix)
             known = req.layered_prompt = (work, self._planner.need(work))
         work, need = known
         return WaitingPrompt(work, need, now - req.layered_arrived, self._priority(req))
+
+    def _find_prefix(self, req: Req) -> None:
+        """Ask the radix cache what it has of a prompt.
+
+        NOTE: with linear attention SGLang's own asking takes a slot of the pool of states, too: it
+        admits the prompt, or gives the slot back. A prompt that is only looked at must take none.
+        """
+        req.init_next_round_input(self._scheduler.tree_cache, cow_mamba=False)
 
     def _in_flight(self, cohort: Cohort, now: float) -> InFlight:
         return InFlight(
@@ -114,10 +126,12 @@ class AdmissionGate:
             yield
             return
         queue, size, chunked = s.waiting_queue, s.chunked_prefill_size, s.chunked_req
+        align = s.truncation_align_size
         chosen = [reqs[i] for i in admission.prompts]
         s.chunked_prefill_size = admission.tokens - admission.tokens % self._page_size
         if admission.overtakes:
-            s.chunked_req = None
+            # SGLang cuts a prompt when the pool of its windows is short, too: not into pieces like this.
+            s.chunked_req, s.truncation_align_size = None, NEVER_CUT
             chosen = self._uncut(chosen, s.chunked_prefill_size)
         s.waiting_queue, self._offering = list(chosen), True
         try:
@@ -129,7 +143,7 @@ class AdmissionGate:
             s.chunked_prefill_size, self._offering, self._late = size, False, []
             if admission.overtakes:
                 assert s.chunked_req is None, "an overtaking prompt was cut"
-                s.chunked_req = chunked
+                s.chunked_req, s.truncation_align_size = chunked, align
 
     @contextmanager
     def one_kind(self, running_batch: Any) -> Iterator[None]:
@@ -164,7 +178,7 @@ class AdmissionGate:
         """
         fit = []
         for req in reqs:
-            req.init_next_round_input(self._scheduler.tree_cache)
+            self._find_prefix(req)
             new = len(req.full_untruncated_fill_ids) - len(req.prefix_indices)
             tokens -= -(-new // self._page_size) * self._page_size
             if tokens < 0:

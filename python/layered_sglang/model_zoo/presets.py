@@ -91,6 +91,13 @@ _ENTRIES = (
         True,
     ),
     Preset(
+        "tiny-qwen3.5-moe-text",
+        "the same as tiny-qwen3.5-moe, text only",
+        tiny.QWEN3_5_MOE_TEXT,
+        True,
+    ),
+    Preset("tiny-qwen3.5-text", "the same as tiny-qwen3.5, text only", tiny.QWEN3_5_TEXT, True),
+    Preset(
         "tiny-glm4-moe-lite",
         "GLM-4.7-Flash, latent attention, 1 dense and 7 MoE layers, 16 experts, top-4",
         tiny.GLM4_MOE_LITE,
@@ -105,6 +112,9 @@ _ENTRIES = (
     Preset("tiny-minimax-m2", "MiniMax-M2, 8 layers, 16 experts, top-4", tiny.MINIMAX_M2, True),
     Preset("tiny-olmoe", "OLMoE, 8 layers, 8 experts, top-2", tiny.OLMOE, True),
     Preset("tiny-llama", "Llama, 8 dense layers", tiny.LLAMA, True),
+    Preset("tiny-mistral", "Mistral, 8 dense layers", tiny.MISTRAL, True),
+    Preset("tiny-phi3", "Phi-3, 8 dense layers", tiny.PHI3, True),
+    Preset("tiny-qwen2", "Qwen2, 8 dense layers", tiny.QWEN2, True),
     Preset("tiny-qwen3", "Qwen3, 8 dense layers", tiny.QWEN3, True),
     Preset("qwen3-30b-a3b", "Qwen3-30B-A3B as published", published.QWEN3_30B_A3B, False),
     Preset("gpt-oss-20b", "gpt-oss-20b as published", published.GPT_OSS_20B, False),

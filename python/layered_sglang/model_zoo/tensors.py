@@ -207,6 +207,26 @@ def _llama_layer(config: Config, layer: int, prefix: str) -> Iterator[TensorSpec
     yield from _dense_layer(config, layer, prefix, norm=False)
 
 
+def _qwen2_layer(config: Config, layer: int, prefix: str) -> Iterator[TensorSpec]:
+    yield from _attention(config, prefix, bias="qkv")
+    yield from _gated_mlp(config, f"{prefix}.mlp", config["intermediate_size"])
+
+
+def _phi3_layer(config: Config, layer: int, prefix: str) -> Iterator[TensorSpec]:
+    hidden, intermediate, width = (
+        config["hidden_size"],
+        config["intermediate_size"],
+        head_dim(config),
+    )
+    queries = config["num_attention_heads"] * width
+    rows = queries + 2 * config["num_key_value_heads"] * width
+    attention = f"{prefix}.self_attn"
+    yield TensorSpec(f"{attention}.qkv_proj.weight", (rows, hidden), Role.VALUE)
+    yield TensorSpec(f"{attention}.o_proj.weight", (hidden, queries), Role.ATTENTION_OUTPUT)
+    yield TensorSpec(f"{prefix}.mlp.gate_up_proj.weight", (2 * intermediate, hidden), Role.GATE_UP)
+    yield TensorSpec(f"{prefix}.mlp.down_proj.weight", (hidden, intermediate), Role.DOWN)
+
+
 def _qwen3_layer(config: Config, layer: int, prefix: str) -> Iterator[TensorSpec]:
     yield from _dense_layer(config, layer, prefix, norm=True)
 
@@ -439,8 +459,11 @@ _LAYERS: dict[str, Callable[[Config, int, str], Iterator[TensorSpec]]] = {
     "gpt_oss": _gpt_oss_layer,
     "llama": _llama_layer,
     "minimax_m2": _minimax_m2_layer,
+    "mistral": _llama_layer,
     "mixtral": _mixtral_layer,
     "olmoe": _olmoe_layer,
+    "phi3": _phi3_layer,
+    "qwen2": _qwen2_layer,
     "qwen2_moe": _qwen2_moe_layer,
     "qwen3": _qwen3_layer,
     "qwen3_5_moe_text": _qwen3_5_moe_layer,

@@ -108,6 +108,41 @@ LLAMA: dict[str, Any] = {
     "mlp_bias": False,
 }
 
+# As Llama; its heads need not divide the width.
+MISTRAL: dict[str, Any] = {
+    **_COMMON,
+    "architectures": ["MistralForCausalLM"],
+    "model_type": "mistral",
+    "head_dim": 64,
+    "hidden_size": 128,
+    "intermediate_size": 256,
+    "sliding_window": None,
+}
+
+# As Llama; its checkpoints join the projections that have the same input.
+PHI3: dict[str, Any] = {
+    **_COMMON,
+    "architectures": ["Phi3ForCausalLM"],
+    "model_type": "phi3",
+    "hidden_size": 256,
+    "intermediate_size": 256,
+    "original_max_position_embeddings": 8192,
+    "partial_rotary_factor": 1.0,
+    "sliding_window": None,
+}
+
+# As Llama, biases on queries, keys and values.
+QWEN2: dict[str, Any] = {
+    **_COMMON,
+    "architectures": ["Qwen2ForCausalLM"],
+    "model_type": "qwen2",
+    "hidden_size": 256,
+    "intermediate_size": 256,
+    "max_window_layers": 8,
+    "sliding_window": None,
+    "use_sliding_window": False,
+}
+
 QWEN3: dict[str, Any] = {
     **_COMMON,
     "architectures": ["Qwen3ForCausalLM"],
@@ -223,20 +258,28 @@ _QWEN3_5_TEXT: dict[str, Any] = {
     },
 }
 
+_QWEN3_5_MOE_TEXT: dict[str, Any] = {
+    **_QWEN3_5_TEXT,
+    "model_type": "qwen3_5_moe_text",
+    "moe_intermediate_size": 64,
+    "num_experts": 16,
+    "num_experts_per_tok": 4,
+    "output_router_logits": False,
+    "router_aux_loss_coef": 0.001,
+    "shared_expert_intermediate_size": 64,
+}
+
+_QWEN3_5_DENSE_TEXT: dict[str, Any] = {
+    **_QWEN3_5_TEXT,
+    "intermediate_size": 256,
+    "model_type": "qwen3_5_text",
+}
+
 QWEN3_5_MOE: dict[str, Any] = {
     **_IMAGE_TOKENS,
     "architectures": ["Qwen3_5MoeForConditionalGeneration"],
     "model_type": "qwen3_5_moe",
-    "text_config": {
-        **_QWEN3_5_TEXT,
-        "model_type": "qwen3_5_moe_text",
-        "moe_intermediate_size": 64,
-        "num_experts": 16,
-        "num_experts_per_tok": 4,
-        "output_router_logits": False,
-        "router_aux_loss_coef": 0.001,
-        "shared_expert_intermediate_size": 64,
-    },
+    "text_config": _QWEN3_5_MOE_TEXT,
     "vision_config": {**_VISION, "model_type": "qwen3_5_moe"},
 }
 
@@ -244,13 +287,17 @@ QWEN3_5: dict[str, Any] = {
     **_IMAGE_TOKENS,
     "architectures": ["Qwen3_5ForConditionalGeneration"],
     "model_type": "qwen3_5",
-    "text_config": {
-        **_QWEN3_5_TEXT,
-        "intermediate_size": 256,
-        "model_type": "qwen3_5_text",
-    },
+    "text_config": _QWEN3_5_DENSE_TEXT,
     "vision_config": {**_VISION, "model_type": "qwen3_5"},
 }
+
+# The same without what reads images: a fine-tune's checkpoint holds the language model alone.
+QWEN3_5_MOE_TEXT: dict[str, Any] = {
+    **_QWEN3_5_MOE_TEXT,
+    "architectures": ["Qwen3_5MoeForCausalLM"],
+}
+
+QWEN3_5_TEXT: dict[str, Any] = {**_QWEN3_5_DENSE_TEXT, "architectures": ["Qwen3_5ForCausalLM"]}
 
 _DEEPSEEK: dict[str, Any] = {
     **_COMMON,

@@ -14,12 +14,6 @@ from sglang.srt.platforms.interface import SRTPlatform
 MAX_TOTAL_TOKENS = 65_536
 #: States of linear attention, likewise. A request and the radix cache take up to five.
 MAX_STATES = 320
-#: Architectures that keep such states.
-WITH_LINEAR_ATTENTION = {
-    "Qwen3NextForCausalLM",
-    "Qwen3_5ForConditionalGeneration",
-    "Qwen3_5MoeForConditionalGeneration",
-}
 
 
 class PortableCpuPlatform(CpuDeviceMixin, SRTPlatform):
@@ -39,11 +33,12 @@ class PortableCpuPlatform(CpuDeviceMixin, SRTPlatform):
         if server_args.grammar_backend is None:
             # xgrammar's token masks are pinned for a GPU and applied by GPU kernels only.
             server_args.grammar_backend = "llguidance"
-        architectures = server_args.get_model_config().hf_config.architectures or []
+        model = server_args.get_model_config()
+        architectures = model.hf_config.architectures or []
         if "GptOssForCausalLM" in architectures and server_args.moe_runner_backend == "auto":
             # SGLang would lay the experts out for the triton_kernels package, which needs a GPU.
             server_args.moe_runner_backend = "triton"
-        linear = not WITH_LINEAR_ATTENTION.isdisjoint(architectures)
+        linear = getattr(model.hf_text_config, "linear_num_key_heads", None) is not None
         if linear and not server_args.disable_radix_cache:
             # SGLang keeps states for its radix cache beside the overlap loop with GPU kernels only.
             server_args.disable_overlap_schedule = True

@@ -1,0 +1,51 @@
+"""Architectures whose logits are SGLang's, layer group by layer group, in a process without a server."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from by_layer_groups import prompts
+from harness import start
+from presets import BY_LAYER_GROUPS
+from processes import stop
+
+pytestmark = [
+    pytest.mark.server,
+    pytest.mark.timeout(300),
+    pytest.mark.skipif(torch.cuda.is_available(), reason="its models are for the CPU platform"),
+]
+
+#: What transformers does not know.
+SGLANGS_OWN: set[str] = set()
+
+
+@pytest.mark.parametrize("preset", BY_LAYER_GROUPS.values())
+def test_logits_are_stock_sglangs(preset, make_model, tmp_path):
+    folder, logits, log = make_model(preset), tmp_path / "logits.pt", tmp_path / "log"
+    here = {"PYTHONPATH": os.pathsep.join((str(Path(__file__).parent), *sys.path))}
+    command = [sys.executable, "-m", "by_layer_groups", str(folder), str(logits)]
+    process = start(command, log, here)
+    try:
+        assert process.wait(240) == 0, log.read_text()[-3000:]
+    except subprocess.TimeoutExpired:
+        pytest.fail(f"never ended\n{log.read_text()[-3000:]}")
+    finally:
+        stop(process)
+    if preset not in SGLANGS_OWN:
+        expect_transformers_logits(folder, torch.load(logits))
+
+
+def expect_transformers_logits(folder: Path, got: torch.Tensor) -> None:
+    """``got`` are SGLang's first logits of the prompts, ``[prompts, vocabulary]``: its loader, which
+    passes over names that it does not know, has found every tensor of the checkpoint."""
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    with torch.no_grad():
+        want = [model(torch.tensor([prompt])).logits[0, -1] for prompt in prompts()[1:]]
+    torch.testing.assert_close(got, torch.stack(want), atol=5e-3, rtol=0)
