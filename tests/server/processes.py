@@ -107,6 +107,7 @@ def start(
         apart = 'mount -t tmpfs shm /dev/shm && exec "$@"'
         args = ["ip", "netns", "exec", network_namespace, "sh", "-c", apart, "sh", *args]
     elif warm and imported_alike(env) and not torch.cuda.is_available():
+        log.write_text("")  # who reads it may be faster than who was forked
         return WarmProcess(args, env, log)
     with open(log, "w") as out:
         return subprocess.Popen(
@@ -128,5 +129,5 @@ def stop(process: subprocess.Popen | WarmProcess) -> None:
     for member in family:
         with suppress(psutil.NoSuchProcess):
             member.kill()
-    psutil.wait_procs(family[1:], timeout=15)
-    process.wait(15)
+    psutil.wait_procs(family[1:], timeout=60)
+    process.wait(60)

@@ -210,10 +210,13 @@ def test_stocks_kernels_cost_what_was_measured():
         assert least * 0.9 - 3e-6 <= more <= most
     assert world.decode(4, 4000)[0] / plain.decode(4, 4000)[0] == pytest.approx(1.03, abs=0.02)
     chunk = CohortWork.of_prompt(500, 4000)
-    alone = world.mixed(DecodeWork(0, 0), chunk).device
-    waves = [world.mixed(DecodeWork(n, n * 8000), chunk).device - alone for n in (2, 16, 40)]
-    assert waves[0] > 2e-3 and waves[1] < 1.6 * waves[0], "one wave, however many requests"
-    assert waves[2] > 1.5 * waves[1], "two waves"
+    alone = world.mixed(DecodeWork(0, 0), chunk, 4500).device
+    few, more = (world.mixed(DecodeWork(n, n * 8000), chunk, 8000).device - alone for n in (2, 8))
+    assert few == pytest.approx(more, abs=0.2e-3), "the longest row's tile, however many rows"
+    long = world.mixed(DecodeWork(8, 64_000), chunk, 26_000).device - alone
+    assert long > few + 8e-3, "one long row is waited for"
+    many = world.mixed(DecodeWork(64, 64 * 8000), chunk, 8000).device - alone
+    assert many > 2 * more, "so many rows keep the GPU busy"
     dense = ModelShape.from_config(QWEN3_8B)
     small = dataclasses.replace(MODEL, shape=dense)
     assert System("chunked", 512).world(small, 0.0, 1.0, 0)._experts_more(8192) == 0

@@ -68,6 +68,16 @@ class Coefficients:
             if not (value > 0 and math.isfinite(value)):
                 raise ValueError(f"coefficient {f.name} must be a positive number, got {value}")
 
+    def at_clock(self, share: float) -> Coefficients:
+        """The same GPU with its multiprocessors at ``share`` of their clock; memory keeps its own."""
+        return dataclasses.replace(
+            self,
+            matmul_flops=self.matmul_flops * share,
+            expert_flops=self.expert_flops * share,
+            attention_flops=self.attention_flops * share,
+            row_seconds=self.row_seconds / share,
+        )
+
 
 class IterationTime(NamedTuple):
     """Seconds of an iteration as a line in the number of active layers, for GPU and host.

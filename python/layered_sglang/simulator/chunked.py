@@ -55,7 +55,8 @@ class ChunkedSchedule:
             return False
         if self.mixed and replica.running:
             assert isinstance(replica.world, StockWorld)
-            replica.advance(replica.world.mixed(replica.decode_work, total))
+            longest = max(replica.longest_context, *(member.computed for member in members))
+            replica.advance(replica.world.mixed(replica.decode_work, total, longest))
             replica.tick()
         else:
             replica.advance(replica.world.prefill(total))

@@ -207,6 +207,11 @@ class Replica:
     def decode_work(self) -> DecodeWork:
         return DecodeWork(len(self.running), self.context)
 
+    @property
+    def longest_context(self) -> int:
+        """The most tokens that a running request attends to."""
+        return max(r.prompt + r.output - (r.end_tick - self.ticks) for r in self.running.values())
+
     def advance(self, times: Times, launches_long: bool = False) -> None:
         """Run an iteration. With overlap the host launches it while the GPU has the one before, and
         only then looks for that one's result; so a long launch lets everyone see it late."""

@@ -26,8 +26,9 @@ class Setup:
         model: the cost model, also the planner's.
         kv_tokens: KV slots of a replica.
         max_running: most running requests of a replica.
+        largest_graph: the largest batch that decode graphs were captured for; by default ``max_running``.
         max_prefill_tokens: most tokens of a cohort.
-        noise, bias: of reality against the model; see :class:`World`.
+        noise, bias, host_noise: of reality against the model; see :class:`World`.
         seed: of the noise.
         estimator: what the planner predicts by and learns with, where it is not ``model``: a server's own
             figures. What it learns stays with it, for the next simulation in this process.
@@ -41,17 +42,23 @@ class Setup:
     bias: float = 1.0
     seed: int = 0
     estimator: Estimator | None = None
+    host_noise: float = 0.0
+    largest_graph: int | None = None
 
     @property
     def differs(self) -> bool:
         """Whether the world is another than the planner's model."""
-        return self.noise > 0 or self.bias != 1.0 or self.estimator is not None
+        return (
+            max(self.noise, self.host_noise) > 0 or self.bias != 1.0 or self.estimator is not None
+        )
 
 
 def simulate_replica(system: System, setup: Setup, traffic: Traffic, number: int = 0) -> Outcome:
     """One replica from its first request to its last token."""
-    model = dataclasses.replace(setup.model, decode_sizes=system.graph_sizes(setup.max_running))
-    world = system.world(model, setup.noise, setup.bias, setup.seed * 1_000_003 + number)
+    sizes = system.graph_sizes(setup.largest_graph or setup.max_running)
+    model = dataclasses.replace(setup.model, decode_sizes=sizes)
+    seed = setup.seed * 1_000_003 + number
+    world = system.world(model, setup.noise, setup.bias, seed, setup.host_noise)
     estimator = setup.estimator or system.estimator(model, setup.differs)
     schedule = system.schedule(estimator, setup.max_prefill_tokens, setup.differs)
     replica = Replica(traffic, schedule, world, setup.kv_tokens, setup.max_running)

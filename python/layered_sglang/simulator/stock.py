@@ -1,7 +1,7 @@
 """The GPU and the host of SGLang's own schedules: what costs other than where layers are grouped.
 
-Measured kernels, none of it fitted to runs of these schedules: SGLang computes the experts with Triton,
-and in a mixed chunk the running requests' rows attend through the prompts' kernel.
+SGLang computes the experts with Triton, and in a mixed chunk the running requests' rows attend through
+the prompts' kernel.
 """
 
 from __future__ import annotations
@@ -21,13 +21,14 @@ TRITON = (
 )  # fmt: skip
 #: The fused experts' flop/s at 8192 rows there. A fit may lay what experts multiply on other terms.
 EXPERT_FLOPS = 5.3e14
-#: FlashAttention-3's prefill kernel: rows of a tile; a multiprocessor takes one tile at a time. The query
-#: heads of a KV head share it, so a decode row is a tile a KV head.
+#: FlashAttention-3's prefill kernel: rows of a tile; a multiprocessor takes one tile at a time, from its
+#: first key to its last. The query heads of a KV head share it, so a decode row is a tile a KV head.
 TILE_ROWS, MULTIPROCESSORS = 128, 132
 HEAD_DIM = 128
-#: Host seconds of a layer of an eager prefill: 54 ms for 48 (2026-11-26-h100-host-time.md). In service
-#: launches hide behind the work of the GPU, and a fit to iterations sees too little of them.
-EAGER_LAYER = 1.13e-3
+#: Speed of a tile that others do not wait beside, over its share of a GPU that is full of them: 12.2 ns
+#: for a token of context where the H200's profile has 14.4. Fitted to iterations of mixed chunks of 512
+#: at 1 and 1.5 requests/s (benchmarks/results/2026-11-26-simulator-fidelity.md).
+LONE_TILE = 1.2
 
 
 @dataclass
@@ -43,31 +44,36 @@ class StockWorld(World):
         device = self.model.prefill(work).device_seconds() + self._experts_more(work.tokens)
         return self._timed(device, self._launch(work.tokens), DecodeWork(), work, layers)
 
-    def mixed(self, decode: DecodeWork, work: CohortWork) -> Times:
-        """A mixed chunk: all layers of both, launched as a prefill."""
+    def mixed(self, decode: DecodeWork, work: CohortWork, longest: int) -> Times:
+        """A mixed chunk: all layers of both, launched as a prefill. ``longest``: the most tokens that
+        one row of it attends to."""
         layers, rows = self.model.shape.num_layers, decode.requests + work.tokens
         # Rows without a context of their own: their attention is the tiles'.
         line = self.model.merged(DecodeWork(decode.requests, 0), work)
-        device = line.device_seconds(layers) + self._experts_more(rows) + self._tiles(decode)
+        device = line.device_seconds(layers) + self._experts_more(rows)
+        device += layers * self._tiles(decode, work, longest)
         return self._timed(device, self._launch(rows), decode, work, layers)
 
     def _launch(self, rows: int) -> float:
         """Host seconds of an iteration with a prefill of ``rows`` in it."""
         m, c = self.model, self.model.coefficients
-        graphed = rows <= m.prefill_graph_rows
-        layer = c.host_graph_layer if graphed else max(c.host_eager_layer, EAGER_LAYER)
+        layer = c.host_graph_layer if rows <= m.prefill_graph_rows else c.host_eager_layer
         return c.host_iteration + c.host_admission + m.shape.num_layers * layer
 
-    def _tiles(self, decode: DecodeWork) -> float:
-        """Seconds of the decode rows' tiles in all layers. The prompt's tiles fill the GPU, so these come
-        in waves after them, each as long as a request's context takes one multiprocessor."""
-        s, c = self.model.shape, self.model.coefficients
+    def _tiles(self, decode: DecodeWork, work: CohortWork, longest: int) -> float:
+        """Seconds by which the decode rows make a layer's attention longer than the prompts'.
+
+        The kernel hands long tiles out first. So it takes what all tiles together keep the GPU busy, or
+        what the longest one takes a multiprocessor, whichever is more.
+        """
+        s, rate = self.model.shape, self.model.coefficients.attention_flops
         if decode.requests == 0:
             return 0.0
-        kv_heads = s.kv_size / 2 / HEAD_DIM
-        waves = math.ceil(decode.requests * kv_heads / MULTIPROCESSORS)
-        flops = 4 * TILE_ROWS * HEAD_DIM * decode.context / decode.requests
-        return s.num_layers * waves * flops * MULTIPROCESSORS / c.attention_flops
+        tile = 4 * TILE_ROWS * HEAD_DIM / rate  # of the whole GPU, for a token of context
+        prompts = 4 * s.attention_size * work.pairs / rate
+        rows = s.kv_size / 2 / HEAD_DIM * tile * decode.context
+        longest_tile = tile * MULTIPROCESSORS * longest / LONE_TILE
+        return max(rows, longest_tile - prompts)
 
     def _experts_more(self, rows: int) -> float:
         """Seconds that Triton takes longer than the fused experts, in all layers."""

@@ -59,9 +59,12 @@ class System:
         """Batch sizes of its decode graphs."""
         return tuple((stock_sizes if self.stock else fine_sizes)(max_running))
 
-    def world(self, model: CostModel, noise: float, bias: float, seed: int) -> World:
+    def world(
+        self, model: CostModel, noise: float, bias: float, seed: int, host_noise: float = 0.0
+    ) -> World:
         """The GPU and the host that it runs on."""
-        return (StockWorld if self.stock else World)(model, noise, bias, seed)
+        kind = StockWorld if self.stock else World
+        return kind(model, noise, bias, seed, host_noise=host_noise)
 
     def estimator(self, model: CostModel, learns: bool) -> Estimator:
         """What the planner predicts by.

@@ -28,8 +28,9 @@ class World:
     """Times iterations by ``model``, times a bias and noise that the planner does not know.
 
     Attributes:
-        noise: standard deviation of the logarithm of an iteration's time.
+        noise: standard deviation of the logarithm of an iteration's GPU time.
         bias: reality over the model.
+        host_noise: as ``noise``, of the time in which the host launches an iteration with prompts.
         expert_bytes, joules, busy: sums over the iterations so far.
     """
 
@@ -40,6 +41,7 @@ class World:
     expert_bytes: float = 0.0
     joules: float = 0.0
     busy: float = 0.0
+    host_noise: float = 0.0
     _reached: dict[int, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -97,8 +99,7 @@ class World:
     def _timed(
         self, device: float, host: float, decode: DecodeWork, work: CohortWork, layers: int
     ) -> Times:
-        factor = self._factor()
-        device, host = device * factor, host * factor
+        device, host = device * self._factor(), host * self.bias * self._spread(self.host_noise)
         busy = device + host
         if self.model.overlap:
             busy = device if device > host else host
@@ -109,10 +110,11 @@ class World:
         return Times(device, host)
 
     def _factor(self) -> float:
-        if self.noise == 0:
-            return self.bias
+        return self.bias * self._spread(self.noise)
+
+    def _spread(self, noise: float) -> float:
         # Mean 1, so that the noise is no bias.
-        return self.bias * self._rng.lognormvariate(-(self.noise**2) / 2, self.noise)
+        return self._rng.lognormvariate(-(noise**2) / 2, noise) if noise else 1.0
 
     def _account(
         self,
