@@ -133,7 +133,8 @@ class LayerRangeModel:
                 rows.input_ids, self.positions(rows), rows, None, pp_proxy_tensors=proxy
             )
         if layers.end == self.num_layers:
-            return out
+            # Some models mark the layers themselves; what the last stage captures was captured here.
+            return out[0] if isinstance(out, tuple) else out
         return CarriedRows(out["hidden_states"], out["residual"])
 
     def _run_layers(

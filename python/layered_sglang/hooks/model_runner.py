@@ -61,7 +61,10 @@ class LayeredModelRunner(ModelRunner):
         if self.server_args.enable_lora:
             self.graphs_text = "none with --enable-lora"
         elif self.spec_algorithm.is_speculative():
-            self.graphs_text = "of layer groups none with --speculative-algorithm"
+            self.graphs_text = "none with --speculative-algorithm"
+            self._refuse_captured_ends()
+            if self.device == "cuda":
+                self._load_kernels(decode_rows=0)
         elif isinstance(runner, DecodeCudaGraphRunner) and isinstance(
             runner.backend, FullCudaGraphBackend
         ):
@@ -71,12 +74,7 @@ class LayeredModelRunner(ModelRunner):
                 self, config.layered_cuda_graph_max_tokens, self._partitioning(config)
             )
             self.graphs_text += f" ({taken.since():.1f} GiB)"
-            most_rows = self._rows_to_load_kernels_for(config, int(runner.max_bs))
-            if most_rows:
-                self.layer_groups.load_kernels(most_rows, self.device)
-                self.graphs_text += (
-                    f"; kernels for up to {most_rows} rows ({taken.since():.1f} GiB)"
-                )
+            self._load_kernels(int(runner.max_bs))
         if (
             self.graphs_text.startswith("none")
             and layered_config(self.server_args).layered_execution == "overlapped"
@@ -86,12 +84,26 @@ class LayeredModelRunner(ModelRunner):
                 "none on this device or with these flags; use merged"
             )
 
-    def _rows_to_load_kernels_for(self, config: LayeredConfig, decode_rows: int) -> int:
-        """The most rows of a layer group; 0 where kernels do not depend on the number of rows: those of
-        deterministic inference, of which each number takes long."""
+    def _refuse_captured_ends(self) -> None:
+        """Refuse drafts that read what no layer group begins with."""
+        captured = self.layer_groups.model.captured
+        ends = {0, self.layer_groups.model.num_layers}.intersection(captured)
+        if ends:
+            raise StartRefused(
+                "layered prefill does not work with a draft model that reads the embeddings or the last "
+                f"layer's output (this one reads what comes before layers {captured} of "
+                f"{self.layer_groups.model.num_layers}); use another, or --prefill-schedule chunked"
+            )
+
+    def _load_kernels(self, decode_rows: int) -> None:
+        """Load the kernels of layer groups without graphs. Not where they depend on the number of rows:
+        those of deterministic inference, of which each number takes long."""
         if self.server_args.enable_deterministic_inference:
-            return 0
-        return config.layered_max_prefill_tokens + decode_rows
+            return
+        taken = _MemoryTaken()
+        most_rows = layered_config(self.server_args).layered_max_prefill_tokens + decode_rows
+        self.layer_groups.load_kernels(most_rows, self.device)
+        self.graphs_text += f"; kernels for up to {most_rows} rows ({taken.since():.1f} GiB)"
 
     def _partitioning(self, config: LayeredConfig) -> Partitioning | None:
         """The lanes of ``--layered-execution overlapped``.

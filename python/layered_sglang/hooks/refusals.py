@@ -18,7 +18,7 @@ WAY_ON = "use --prefill-schedule chunked to serve with SGLang's own prefill"
 
 
 #: Speculative algorithms (NEXTN is EAGLE to SGLang).
-SPECULATIVE = ("EAGLE", "EAGLE3", "STANDALONE", "NGRAM")
+SPECULATIVE = ("EAGLE", "EAGLE3", "STANDALONE")
 
 
 class Refusal(NamedTuple):
@@ -31,7 +31,17 @@ REFUSALS: tuple[Refusal, ...] = (
     Refusal(
         "--speculative-algorithm",
         lambda a: a.speculative_algorithm not in (None, *SPECULATIVE) or a.enable_multi_layer_eagle,
-        f"of its algorithms {', '.join(SPECULATIVE)} read prompts as SGLang's prefill does",
+        f"prompts were tried with {', '.join(SPECULATIVE)} (and one draft layer) only",
+    ),
+    Refusal(
+        "--speculative-algorithm and --enable-lora",
+        lambda a: a.speculative_algorithm and (a.enable_lora or a.lora_paths),
+        "adapters are loaded for one batch, and decode is several",
+    ),
+    Refusal(
+        "--speculative-algorithm and --enable-hierarchical-cache",
+        lambda a: a.speculative_algorithm and a.enable_hierarchical_cache,
+        "layer groups are not known to wait for a draft's keys and values",
     ),
     Refusal(
         "--pp-size",
@@ -207,6 +217,11 @@ def _refuse_model(server_args: ServerArgs, layered: LayeredConfig) -> None:
         raise ConfigError(
             f"layered prefill does not work with --enable-lora and {kind} yet: adapters differ between "
             f"prompt and decode rows, which run as one batch; {WAY_ON}"
+        )
+    if kind == "linear attention" and server_args.speculative_algorithm:
+        raise ConfigError(
+            f"layered prefill does not work with --speculative-algorithm and {kind} yet: states are "
+            f"rolled back to what was accepted, beside prompts whose states advance; {WAY_ON}"
         )
     if server_args.enable_hierarchical_cache and kind:
         raise ConfigError(

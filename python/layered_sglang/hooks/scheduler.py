@@ -233,7 +233,9 @@ class LayeredScheduler(InterruptibleScheduler):
             self._cohorts.launched = cohort
         return plan
 
-    def _next_layer_group(self, cohort: Cohort, rows: DecodeWork, reqs: Iterable[Req]) -> LayerGroup:
+    def _next_layer_group(
+        self, cohort: Cohort, rows: DecodeWork, reqs: Iterable[Req]
+    ) -> LayerGroup:
         view = cohort.view(rows, strictest_target(reqs, self._default_target))
         return self._planner.next_layer_group(view)
 

@@ -28,7 +28,7 @@ def replace_speculative_kernels() -> None:
     """Put ours in the place of SGLang's kernels, where its workers look for them."""
     from sglang.kernels.ops.speculative import cache_locs
     from sglang.srt.managers import overlap_utils
-    from sglang.srt.mem_cache import allocation
+    from sglang.srt.mem_cache import allocation, memory_pool
     from sglang.srt.speculative import (
         draft_utils,
         eagle_utils,
@@ -38,6 +38,8 @@ def replace_speculative_kernels() -> None:
 
     torch.Tensor.record_stream = lambda tensor, stream: None  # one stream, so nothing to keep
     eagle_worker_v2._is_cpu = True  # no graphs of the draft
+    # What it prepares moves accepted branches of trees.
+    memory_pool.MHATokenToKVPool._init_kv_copy_and_warmup = _prepare_no_moves
     overlap_utils.gather_spec_extras = gather_rows
     allocation.assign_req_to_token_pool_func = write_slots_of_requests
     cache_locs.assign_extend_cache_locs_uniform_func = slots_of_drafts
@@ -47,6 +49,10 @@ def replace_speculative_kernels() -> None:
     eagle_utils.verify_tree_greedy_func = verify_chains
     draft_utils.DraftBackendFactory.create_decode_backend = _draft_attention
     draft_utils.DraftBackendFactory.create_draft_extend_backend = _draft_extend_attention
+
+
+def _prepare_no_moves(pool: Any) -> None:
+    pool._kv_copy_config = None
 
 
 def keep_overlap_schedule() -> None:
@@ -129,8 +135,8 @@ def write_slots_of_requests(
     out_cache_loc: torch.Tensor,
     batch_size: int,
 ) -> None:
-    """``out_cache_loc``, the new slots of each request one after another, written to ``req_to_token`` rows
-    from ``start_offset`` to ``end_offset``."""
+    """The new slots of all requests, ``out_cache_loc``, written to their rows of ``req_to_token``, from
+    ``start_offset`` to ``end_offset``."""
     counts = (end_offset - start_offset).tolist()
     parts = zip(
         req_pool_indices.tolist(), start_offset.tolist(), out_cache_loc.split(counts), strict=True
@@ -175,7 +181,7 @@ def build_chains(
     """A tree of draft tokens that is a chain: each token's only child is the next one.
 
     Written to: ``positions`` ``[requests * num_verify_tokens]``; ``retrieve_index`` and
-    ``retrieve_next_token`` ``[requests, num_verify_tokens]``, the tokens' rows and their children (-1: none).
+    ``retrieve_next_token`` ``[requests, num_verify_tokens]``, rows and children (-1: none).
     ``retrieve_next_sibling`` stays -1. The mask is not read: attention of a chain is causal.
     """
     if topk != 1:
@@ -212,7 +218,9 @@ def verify_chains(
     accepted = right.long().cumprod(1).sum(1)
     step = torch.arange(candidates.shape[1])
     taken = step <= accepted[:, None]
-    accept_index[:, : taken.shape[1]] = torch.where(taken, retrieve_index, -1).to(accept_index.dtype)
+    accept_index[:, : taken.shape[1]] = torch.where(taken, retrieve_index, -1).to(
+        accept_index.dtype
+    )
     accept_token_num.copy_(accepted)
     predicts.copy_(torch.where(taken, target_predict, 0).flatten())
     return predicts, accept_index, accept_token_num

@@ -135,9 +135,7 @@ class TorchAttention(TorchNativeAttnBackend):
         queries = q.view(-1, layer.tp_q_head_num, layer.qk_head_dim)
         out = q.new_empty(queries.shape[0], layer.tp_q_head_num, layer.v_head_dim)
         start = 0
-        requests = zip(
-            batch.req_pool_indices.tolist(), lengths.tolist(), new.tolist(), strict=True
-        )
+        requests = zip(batch.req_pool_indices.tolist(), lengths.tolist(), new.tolist(), strict=True)
         for row, length, count in requests:
             slots = self.req_to_token_pool.req_to_token[row, :length]
             if self._windowed(layer):
