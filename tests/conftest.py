@@ -1,10 +1,26 @@
-"""What ``make test`` runs at once: two workers, a file at a time each. What it skips without a GPU."""
+"""What ``make test`` runs at once: two workers, a file at a time each. What it skips without a GPU.
+
+Hypothesis draws the same examples in every run, and takes its time: a busy machine, or one that stands
+still for a moment, is no failure of a pure function.
+"""
 
 from __future__ import annotations
 
 from collections import defaultdict
+from contextlib import suppress
 
 import pytest
+
+with suppress(ImportError):  # some tests need no more than pytest
+    from hypothesis import HealthCheck, settings
+
+    settings.register_profile(
+        "steady",
+        deadline=None,
+        derandomize=True,
+        suppress_health_check=[HealthCheck.too_slow],
+    )
+    settings.load_profile("steady")
 
 #: Each may run a server, with 4 GB and a core to itself.
 WORKERS = 2

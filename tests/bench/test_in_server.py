@@ -33,13 +33,16 @@ def ids(*rows):
     return SimpleNamespace(topk_ids=torch.tensor(rows, dtype=torch.int32))
 
 
-def lines(path):
-    deadline = time.monotonic() + 10
+def last_line(path, iterations):
+    """What a thread of the server's own has written by when it has counted as many ``iterations``."""
+    deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
-        time.sleep(0.3)
-        if path.exists() and (found := path.read_text().splitlines()):
-            return [json.loads(line) for line in found]
-    raise AssertionError("nothing was written")
+        time.sleep(0.05)
+        if path.exists() and (found := path.read_text().rpartition("\n")[0].splitlines()):
+            last = json.loads(found[-1])
+            if sum(last["iterations"].values()) == iterations:
+                return last
+    raise AssertionError("it was not written")
 
 
 def test_distinct_experts_are_counted_per_layer_and_iteration(tmp_path):
@@ -58,7 +61,7 @@ def test_distinct_experts_are_counted_per_layer_and_iteration(tmp_path):
     histogram = SimpleNamespace(expt_hist=torch.tensor([0, 3, 0, 0, 1, 0, 0, 9]))
     loads.routed(second, SimpleNamespace(routing_data=histogram))  # 3
     loads.iteration_ends()
-    last = lines(tmp_path / "loads")[-1]
+    last = last_line(tmp_path / "loads", 2)
     assert last["loads"] == {"decode": 4, "prompts": 5}
     assert last["iterations"] == {"decode": 1, "prompts": 1}
     assert last["bytes_per_expert"] == (6 * 4 + 4 * 3) * 4

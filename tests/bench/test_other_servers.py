@@ -49,7 +49,7 @@ def test_every_token_is_counted_once_when_it_came(fake, tmp_path):
     events = 8 if fake._together == 1 else 4
     for row in rows:
         assert row["output_tokens"] == 8
-        assert 0.045 < row["ttft_s"] < 0.5
+        assert 0.045 < row["ttft_s"] < row["e2e_s"]
         assert row["e2e_s"] > 0.045 * events
         # The first event's second token has no gap of its own; the rest share theirs.
         assert len(row["itls_s"]) == (7 if events == 8 else 6)

@@ -22,7 +22,9 @@ ASKED = {
         "speculative_algorithm": "EAGLE",
         "enable_hierarchical_cache": True,
     },
+    "--decoupled-spec-role": {"decoupled_spec_role": "verifier"},
     "--pp-size": {"pp_size": 2},
+    "--dwdp-size": {"dwdp_size": 2, "enable_dp_attention": True},
     "--enable-dp-attention": {"enable_dp_attention": True},
     "--attn-cp-size": {"attn_cp_size": 2},
     "--dcp-size": {"dcp_size": 2},
@@ -36,10 +38,12 @@ ASKED = {
     "--dllm-algorithm": {"dllm_algorithm": "LowConfidence"},
     "--enable-mixed-chunk": {"enable_mixed_chunk": True},
     "--moe-a2a-backend": {"moe_a2a_backend": "deepep"},
+    "--enable-eplb": {"enable_eplb": True},
     "--elastic-ep-backend": {"elastic_ep_backend": "mooncake"},
     "--hicache-storage-backend": {"hicache_storage_backend": "file"},
     "--enable-lmcache": {"enable_lmcache": True},
     "--enable-flexkv": {"enable_flexkv": True},
+    "--radix-cache-backend": {"radix_cache_backend": "elsewhere"},
     "--enable-hisparse": {"enable_hisparse": True},
     "--enable-unified-memory": {"enable_unified_memory": True},
     "--enable-return-routed-experts": {"enable_return_routed_experts": True},
@@ -52,6 +56,9 @@ ASKED = {
     "--enable-attn-tp-input-scattered": {"enable_attn_tp_input_scattered": True},
     "--enable-mis": {"enable_mis": True},
     "--debug-tensor-dump-output-folder": {"debug_tensor_dump_output_folder": "/dump"},
+    "--msprobe-dump-config": {"msprobe_dump_config": "/dump.json"},
+    "--forward-hooks": {"forward_hooks": [{"target_modules": ["model"]}]},
+    "--enable-forward-pass-metrics": {"enable_forward_pass_metrics": True},
     "--enable-linear-replayssm": {"enable_linear_replayssm": True},
     "--use-ray": {"use_ray": True},
     "--smg-grpc-mode": {"smg_grpc_mode": True},
@@ -100,8 +107,44 @@ def test_plain_arguments_pass(plain_args):
 def test_refused_by_name_with_the_way_on(plain_args, flag):
     with pytest.raises(ConfigError) as error:
         refusals.refuse_unsupported(server_args(plain_args, **ASKED[flag]), LayeredConfig())
-    assert f"does not work with {flag} yet: " in str(error.value)
-    assert "--prefill-schedule chunked" in str(error.value)
+    line = str(error.value)
+    assert line.startswith(f"layered prefill does not work with {flag} yet: ") and "\n" not in line
+    way_on = line.rpartition("; ")[2]
+    assert way_on.startswith(("use --prefill-schedule chunked", "leave it out"))
+
+
+def test_a_store_behind_the_host_cache_is_refused_while_serving_too():
+    from layered_sglang.hooks.scheduler import LayeredScheduler
+
+    answer = LayeredScheduler.attach_hicache_storage_wrapped(object(), None)
+    assert not answer.success and "--hicache-storage-backend yet" in answer.message
+
+
+@pytest.mark.parametrize(
+    ("asked", "cohort", "refused"),
+    [
+        (512, 8192, "--max-prefill-tokens 512 is less than --layered-max-prefill-tokens 8192"),
+        (8192, 8192, None),
+        (16384, 20000, None),  # SGLang's default makes way
+    ],
+)
+def test_cohorts_no_larger_than_a_batch_of_prompts_may_be(asked, cohort, refused):
+    from layered_sglang.hooks.server_args import _take_chunk_size
+
+    flags = types.SimpleNamespace(chunked_prefill_size=None, max_prefill_tokens=asked)
+    config = LayeredConfig(layered_max_prefill_tokens=cohort)
+    if refused is not None:
+        with pytest.raises(ConfigError, match=refused):
+            _take_chunk_size(flags, config)
+        return
+    _take_chunk_size(flags, config)
+    assert flags.chunked_prefill_size == cohort and flags.max_prefill_tokens == max(asked, cohort)
+
+
+def test_the_default_that_makes_way_is_sglangs(plain_args):
+    from layered_sglang.hooks.server_args import MAX_PREFILL_TOKENS
+
+    assert plain_args["max_prefill_tokens"] == MAX_PREFILL_TOKENS
 
 
 def test_refused_model_kinds(plain_args):

@@ -24,14 +24,14 @@ def routings(draw):
     return topk_ids, num_experts, draw(strategies.integers(1, 20))
 
 
-@hypothesis.settings(deadline=None, max_examples=200)
+@hypothesis.settings(max_examples=200)
 @hypothesis.given(routings())
 def test_reference_is_a_plan(case) -> None:
     assert_is_plan(expert_plan_reference(*case), *case)
 
 
 @pytest.mark.skipif(not native_status().available, reason=native_status().reason)
-@hypothesis.settings(deadline=None, max_examples=400)
+@hypothesis.settings(max_examples=400)
 @hypothesis.given(routings())
 def test_operator_is_a_plan(case) -> None:
     plan = ExpertPlan(*torch.ops.layered_sglang.expert_plan(*case))

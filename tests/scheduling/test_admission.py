@@ -46,7 +46,7 @@ with_priorities = st.lists(
     min_size=1,
     max_size=25,
 )
-loop = settings(max_examples=80, deadline=None)
+loop = settings(max_examples=80)
 
 
 @loop

@@ -50,7 +50,7 @@ def run(system: System, requests: Traffic, **setup) -> Replica:
 
 
 @every_system
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(requests=drawn, running=st.sampled_from([1, 3, 256]), noise=st.sampled_from([0.0, 0.2]))
 def test_every_request_gets_its_tokens_and_every_prompt_token_is_computed_once(
     system, requests, running, noise
@@ -65,7 +65,7 @@ def test_every_request_gets_its_tokens_and_every_prompt_token_is_computed_once(
 
 
 @every_system
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(requests=drawn)
 def test_a_small_kv_cache_is_never_overfilled_and_retraction_loses_no_token(system, requests):
     kv = int((requests.prompt + requests.output).max()) + 40

@@ -43,6 +43,7 @@ PINNED: dict[str, str] = {
     f"{_SCHEDULER}.set_internal_state": "recv_req",
     "sglang.srt.managers.tokenizer_control_mixin:TokenizerControlMixin.get_internal_state": "",
     "sglang.srt.managers.tokenizer_control_mixin:TokenizerControlMixin.set_internal_state": "obj",
+    f"{_SCHEDULER}.attach_hicache_storage_wrapped": "recv_req",
     f"{_SCHEDULER}.get_num_allocatable_reqs": "running_bs",
     f"{_SCHEDULER}.get_next_batch_to_run": "running_batch last_batch",
     f"{_SCHEDULER}.get_new_batch_prefill": "running_batch",

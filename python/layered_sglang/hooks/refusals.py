@@ -25,7 +25,18 @@ class Refusal(NamedTuple):
     flag: str
     asked: Callable[[ServerArgs], object]
     why: str
+    way_on: str = WAY_ON
 
+    def line(self) -> str:
+        return f"layered prefill does not work with {self.flag} yet: {self.why}; {self.way_on}"
+
+
+#: Also asked for while serving: ``/hicache/storage-backend``.
+HOST_CACHE_STORE = Refusal(
+    "--hicache-storage-backend",
+    lambda a: a.hicache_storage_backend is not None,
+    "admission skips prompts while their KV is fetched, and the planner does not know which",
+)
 
 REFUSALS: tuple[Refusal, ...] = (
     Refusal(
@@ -44,9 +55,19 @@ REFUSALS: tuple[Refusal, ...] = (
         "layer groups are not known to wait for a draft's keys and values",
     ),
     Refusal(
+        "--decoupled-spec-role",
+        lambda a: a.decoupled_spec_role != "null",
+        "draft and verify batches are not cut by layers",
+    ),
+    Refusal(
         "--pp-size",
         lambda a: a.pp_size > 1,
         "a pipeline rank holds only some of the layers that a cohort passes one after the other",
+    ),
+    Refusal(
+        "--dwdp-size",
+        lambda a: a.dwdp_size > 1,
+        "it fetches experts in the order of whole forward passes, under attention data parallelism",
     ),
     Refusal(
         "--enable-dp-attention",
@@ -92,7 +113,8 @@ REFUSALS: tuple[Refusal, ...] = (
     Refusal(
         "--enable-mixed-chunk",
         lambda a: a.enable_mixed_chunk,
-        "layered prefill already joins prompt and decode rows; leave it out",
+        "layered prefill joins prompt and decode rows in its own way",
+        "leave it out",
     ),
     Refusal(
         "--moe-a2a-backend",
@@ -100,15 +122,22 @@ REFUSALS: tuple[Refusal, ...] = (
         "all-to-all dispatch buffers are sized per forward pass",
     ),
     Refusal(
-        "--elastic-ep-backend", lambda a: a.elastic_ep_backend, "ranks may leave during a cohort"
+        "--enable-eplb",
+        lambda a: a.enable_eplb,
+        "it would move experts between GPUs while a cohort is half computed, which was not tried",
+        "leave it out (--ep works without), or use --prefill-schedule chunked",
     ),
     Refusal(
-        "--hicache-storage-backend",
-        lambda a: a.hicache_storage_backend is not None,
-        "admission skips prompts while their KV is fetched, and the planner does not know which",
+        "--elastic-ep-backend", lambda a: a.elastic_ep_backend, "ranks may leave during a cohort"
     ),
+    HOST_CACHE_STORE,
     Refusal("--enable-lmcache", lambda a: a.enable_lmcache, "it stores KV per forward pass"),
     Refusal("--enable-flexkv", lambda a: a.enable_flexkv, "it stores KV per forward pass"),
+    Refusal(
+        "--radix-cache-backend",
+        lambda a: a.radix_cache_backend is not None,
+        "a prefix cache from elsewhere may read or store KV before a cohort has passed all layers",
+    ),
     Refusal("--enable-hisparse", lambda a: a.enable_hisparse, "it owns the prefill transition"),
     Refusal(
         "--enable-unified-memory",
@@ -162,6 +191,22 @@ REFUSALS: tuple[Refusal, ...] = (
         "it writes the tensors of whole forward passes",
     ),
     Refusal(
+        "--msprobe-dump-config",
+        lambda a: a.msprobe_dump_config,
+        "it writes the tensors of whole forward passes",
+    ),
+    Refusal(
+        "--forward-hooks",
+        lambda a: a.forward_hooks,
+        "hooks on the model and its decoder would not be called, or once a layer group",
+    ),
+    Refusal(
+        "--enable-forward-pass-metrics",
+        lambda a: a.enable_forward_pass_metrics,
+        "it reports a forward pass as prefill or as decode, and those with a layer group are both",
+        "leave it out (--enable-metrics works), or use --prefill-schedule chunked",
+    ),
+    Refusal(
         "--enable-linear-replayssm",
         lambda a: a.enable_linear_replayssm or a.enable_linear_replayssm_spec,
         "states are then behind by tokens that are counted per forward pass",
@@ -192,9 +237,7 @@ def refuse_unsupported(server_args: ServerArgs, layered: LayeredConfig) -> None:
     """
     for refusal in REFUSALS:
         if refusal.asked(server_args):
-            raise ConfigError(
-                f"layered prefill does not work with {refusal.flag} yet: {refusal.why}; {WAY_ON}"
-            )
+            raise ConfigError(refusal.line())
     if layered.layered_max_prefill_tokens % server_args.page_size:
         raise ConfigError(
             f"--layered-max-prefill-tokens {layered.layered_max_prefill_tokens} must be a multiple "

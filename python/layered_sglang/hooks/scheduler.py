@@ -22,6 +22,7 @@ import time
 from collections.abc import Iterable
 from typing import Any
 
+from sglang.srt.managers.io_struct import AttachHiCacheStorageReqOutput
 from sglang.srt.managers.schedule_batch import NextBatchPlan, Req, ScheduleBatch
 
 from layered_sglang.hooks.admission import AdmissionGate
@@ -42,6 +43,7 @@ from layered_sglang.hooks.iteration_log import (
 from layered_sglang.hooks.planner import describe_cost_model, make_planner, planner_with
 from layered_sglang.hooks.planning import STATE, unpack, values
 from layered_sglang.hooks.rank_clock import RankClock, Tick, TickingReceiver
+from layered_sglang.hooks.refusals import HOST_CACHE_STORE
 from layered_sglang.hooks.server_args import layered_config
 from layered_sglang.hooks.tp_worker import LayeredTpWorker
 from layered_sglang.hooks.views import (
@@ -159,6 +161,10 @@ class LayeredScheduler(InterruptibleScheduler):
             self._gate = AdmissionGate(self, self._planner)
             self._cohorts.changed = True
         return super().set_internal_state(recv_req)
+
+    def attach_hicache_storage_wrapped(self, recv_req: Any) -> AttachHiCacheStorageReqOutput:
+        """What the start refuses is refused later, too."""
+        return AttachHiCacheStorageReqOutput(success=False, message=HOST_CACHE_STORE.line())
 
     def _gpu_name(self) -> str | None:
         runner = self.tp_worker.model_runner

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 # processes with the pickled ServerArgs.
 _ATTRIBUTE = "_layered_config"
 
+#: SGLang's default of ``--max-prefill-tokens``, which may be less than a cohort.
+MAX_PREFILL_TOKENS = 16_384
+
 
 def layered_config(server_args: ServerArgs) -> LayeredConfig:
     """The configuration that rides on ``server_args``.
@@ -122,6 +125,12 @@ def _take_chunk_size(namespace: argparse.Namespace, layered: LayeredConfig) -> N
             f"--chunked-prefill-size {namespace.chunked_prefill_size} contradicts "
             f"--layered-max-prefill-tokens {size}, which takes its place when prompts are layered; "
             "leave it out"
+        )
+    if namespace.max_prefill_tokens < size and namespace.max_prefill_tokens != MAX_PREFILL_TOKENS:
+        raise ConfigError(
+            f"--max-prefill-tokens {namespace.max_prefill_tokens} is less than "
+            f"--layered-max-prefill-tokens {size}, the most tokens of prompts computed together when "
+            "they are layered; leave it out, or lower --layered-max-prefill-tokens"
         )
     namespace.chunked_prefill_size = size
     namespace.max_prefill_tokens = max(namespace.max_prefill_tokens, size)

@@ -1,0 +1,44 @@
+"""Which of the batches that SGLang admits are layered."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+
+scheduler = pytest.importorskip("layered_sglang.hooks.scheduler")
+
+
+def admits(
+    decoding: int = 1, scores: bool = False, slots: bool = True, image=None, **batch
+) -> bool:
+    """Whether a prompt becomes a cohort beside ``decoding`` requests."""
+    running = SimpleNamespace(
+        reqs=[SimpleNamespace(finished=lambda: False)] * decoding,
+        is_prefill_only=scores,
+        check_decode_mem=lambda selected_indices: slots,
+    )
+    prompt = {"input_embeds": None, "replace_embeds": None} | batch
+    admitted = SimpleNamespace(reqs=[SimpleNamespace(multimodal_inputs=image)], **prompt)
+    plan = SimpleNamespace(running_batch=running, batch_to_run=admitted)
+    return scheduler.LayeredScheduler._admits_cohort(None, plan)
+
+
+def test_prompts_beside_decode_are_layered():
+    assert admits()
+
+
+@pytest.mark.parametrize(
+    "what",
+    [
+        {"decoding": 0},
+        {"scores": True},
+        {"slots": False},
+        {"image": object()},
+        {"input_embeds": object()},
+        {"replace_embeds": object()},
+    ],
+    ids=str,
+)
+def test_others_are_sglangs_own_to_prefill(what):
+    assert not admits(**what)
