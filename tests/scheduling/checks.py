@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from layered_sglang.scheduling import (
     Admission,
@@ -12,6 +14,7 @@ from layered_sglang.scheduling import (
     CohortWork,
     DecodeWork,
     Estimator,
+    Iteration,
     LayerGroup,
     LayerGroupPolicy,
     Planner,
@@ -23,6 +26,7 @@ from layered_sglang.scheduling.admission import (
     PATIENCE,
     SMALLEST_CHUNK,
 )
+from layered_sglang.scheduling.launches import LIMIT
 from layered_sglang.scheduling.policy import COMFORT, KNEE
 from worlds import History, Prompt
 
@@ -265,3 +269,36 @@ def duration(estimator: Estimator, view: QueueView, work: CohortWork) -> float:
     )
     iterations = -(-layers // max(1, line.anywhere().layers_within(limit)))
     return iterations * line.seconds(0) + line.seconds(layers) - line.seconds(0)
+
+
+# --- what is learnt of the host ------------------------------------------------------------------
+
+
+def check_launches_are_covered_and_bounded(launches: Any) -> None:
+    """95 of 100 launches are within the factor, of graphs and of eager groups apart; a host that stands
+    still takes it no farther than its bound."""
+    rng = random.Random(4)
+    within = 0
+    for i in range(4000):
+        for graphed, truth in ((True, 0.6), (False, 2.0)):
+            seconds = truth * rng.lognormvariate(0, 0.15)
+            factor = launches.factor(graphed)
+            within += i >= 1000 and factor is not None and seconds <= factor
+            launches.observe(seconds, 1.0, graphed)
+    assert 0.92 <= within / 6000 <= 0.97
+    for _ in range(200):
+        launches.observe(1e6, 1.0, True)
+    assert launches.graphs == LIMIT
+
+
+def check_host_and_gpu_are_told_apart(est: Any) -> None:
+    """A slow host's launches are planned by, and say nothing of what the GPU takes."""
+    decode, cohort = DecodeWork(4, 8000), CohortWork.of_prompt(300)
+    whole = Iteration(decode, cohort, 48, True, True)
+    line = est.model.merged(decode, cohort).at(True, True)
+    for _ in range(100):
+        est.observe_launch(whole, 5 * line.host_seconds(48))
+    for _ in range(100):
+        est.observe([whole], 5 * line.host_seconds(48))
+    assert abs(est.launch(whole) / (5 * line.host_seconds(48)) - 1) < 0.1
+    assert est.correction.cohort == est.correction.decode == 1.0

@@ -22,12 +22,15 @@ from layered_sglang.scheduling import (
     Planner,
     SloLayerGroups,
     admission,
+    launches,
     policy,
 )
+from layered_sglang.scheduling import estimator as estimates
 from traffic import overload, storm
 from worlds import DENSE, MOE, History, Prompt, estimator, serve
 
 POLICY, ADMISSION = policy.__name__, admission.__name__
+LAUNCHES, ESTIMATOR = launches.__name__, estimates.__name__
 
 
 @contextmanager
@@ -151,6 +154,14 @@ def joining(module: types.ModuleType) -> None:
         checks.check_joining_pays(done, estimator())
 
 
+def launch_quantile(module: types.ModuleType) -> None:
+    checks.check_launches_are_covered_and_bounded(module.LaunchCorrection())
+
+
+def host_and_gpu(module: types.ModuleType) -> None:
+    checks.check_host_and_gpu_are_told_apart(module.Estimator(estimator().model))
+
+
 floor = on_layers(checks.check_one_layer_at_least)
 kept = on_layers(checks.check_target_is_kept)
 even = on_layers(checks.check_iterations_are_even_and_few)
@@ -218,6 +229,23 @@ MUTATIONS = [
     (ADMISSION, " or self._one_layer_breaks(view, together)", "", target),
     (ADMISSION, "delays > saves", "delays < saves", joining),
     (ADMISSION, "(members + 1 + behind)", "behind", joining),
+    (LAUNCHES, "COVERED if seconds > factor * predicted else", "", launch_quantile),
+    (LAUNCHES, "else COVERED - 1", "else -COVERED", launch_quantile),
+    (
+        LAUNCHES,
+        "min(max(factor * math.exp(step), 1 / LIMIT), LIMIT)",
+        "factor * math.exp(step)",
+        launch_quantile,
+    ),
+    (
+        LAUNCHES,
+        "self.graphs if graphed else self.eager\n        step",
+        "self.graphs\n        step",
+        launch_quantile,
+    ),
+    (ESTIMATOR, "if host > self.correction", "if 0 > self.correction", host_and_gpu),
+    (ESTIMATOR, "self.correction.cohort, host)", "self.correction.cohort)", host_and_gpu),
+    (ESTIMATOR, "or not self.model.overlap", "or self.model.overlap", host_and_gpu),
 ]
 
 

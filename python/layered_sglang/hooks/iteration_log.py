@@ -32,6 +32,8 @@ class LaunchedIteration:
         first, last: the group is its cohort's first, or last.
         predicted: seconds, or ``None``.
         record: its line in the trace, or ``None`` when nothing is traced.
+        launch: seconds from the result before it, or the launch before it, to the end of its own launch;
+            0 where no iteration was in flight then.
     """
 
     number: int
@@ -44,6 +46,7 @@ class LaunchedIteration:
     last: bool
     predicted: float | None
     record: dict[str, Any] | None
+    launch: float = 0.0
 
     @property
     def work(self) -> Iteration:
@@ -66,6 +69,8 @@ class IterationLog:
     def __init__(self, trace: IterationTrace) -> None:
         self.trace = trace
         self._last_result = 0.0
+        self._last_launch = 0.0
+        self._in_flight = 0
 
     def launch(
         self,
@@ -77,6 +82,7 @@ class IterationLog:
         layers: float = 0.0,
         predicted: float | None = None,
     ) -> LaunchedIteration:
+        self._in_flight += 1
         return LaunchedIteration(
             number,
             kind,
@@ -90,11 +96,19 @@ class IterationLog:
             describe_iteration(kind, batch, step) if self.trace.enabled else None,
         )
 
+    def launched(self, launched: LaunchedIteration) -> None:
+        """The host is through with launching the iteration."""
+        now = time.monotonic()
+        if self._in_flight > 1:
+            launched.launch = now - max(self._last_result, self._last_launch)
+        self._last_launch = now
+
     def finish(self, launched: LaunchedIteration) -> float:
         """The iteration's result is there: write its line. Returns its seconds."""
         now = time.monotonic()
         seconds = now - max(self._last_result, launched.launched_at)
         self._last_result = now
+        self._in_flight -= 1
         if launched.record is not None:
             self.trace.write(
                 {
@@ -104,6 +118,7 @@ class IterationLog:
                     **launched.record,
                     "decode_context": launched.decode.context,
                     "seconds": round(seconds, 7),
+                    "launch": round(launched.launch, 7),
                     "predicted": launched.predicted,
                 }
             )

@@ -21,11 +21,12 @@ class Tick:
 
     Attributes:
         now: ``time.monotonic()`` there, seconds.
-        measured: iterations whose results came since the last tick: (number, seconds).
+        measured: iterations whose results came since the last tick: (number, seconds, seconds of its
+            launch or 0).
     """
 
     now: float
-    measured: list[tuple[int, float]] = field(default_factory=list)
+    measured: list[tuple[int, float, float]] = field(default_factory=list)
 
 
 class TickingReceiver(SchedulerRequestReceiver):
@@ -67,17 +68,17 @@ class RankClock:
 
     def __init__(self) -> None:
         self.now = time.monotonic()
-        self._measured: list[tuple[int, float]] = []
+        self._measured: list[tuple[int, float, float]] = []
 
-    def measured(self, iteration: int, seconds: float) -> None:
+    def measured(self, iteration: int, seconds: float, launch: float) -> None:
         """Rank 0: put a measurement into the next tick."""
-        self._measured.append((iteration, seconds))
+        self._measured.append((iteration, seconds, launch))
 
     def tick(self) -> Tick:
         measured, self._measured = self._measured, []
         return Tick(time.monotonic(), measured)
 
-    def split(self, received: list[Any]) -> tuple[list[Any], list[tuple[int, float]]]:
+    def split(self, received: list[Any]) -> tuple[list[Any], list[tuple[int, float, float]]]:
         """Take the ticks out of what was received.
 
         Returns:

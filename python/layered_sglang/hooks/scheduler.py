@@ -90,6 +90,7 @@ class LayeredScheduler(InterruptibleScheduler):
         self._planner, self._planner_source = make_planner(
             config, runner, self._gpu_name(), self.enable_overlap
         )
+        self._gpu = runner.device == "cuda"
         self._lessons = Lessons(self._planner.estimator)
         self._gate = AdmissionGate(self, self._planner)
         reports = self.metrics_reporter.current_scheduler_metrics_enabled
@@ -179,11 +180,13 @@ class LayeredScheduler(InterruptibleScheduler):
 
     def process_input_requests(self, recv_reqs: list[Any]) -> None:
         requests, measured = self._clock.split(recv_reqs)
-        for number, seconds in measured:
+        for number, seconds, launch in measured:
             launched = self._unmeasured.pop(number, None)
             if launched is None or launched.kind not in ("decode", "merged"):
                 self._lessons.forget()
                 continue
+            if launch > 0:
+                self._planner.estimator.observe_launch(launched.work, launch)
             following = self._unmeasured.get(number + 1)
             long_launch = following is not None and following.launches_long
             self._lessons.measured(launched.work, seconds, long_launch)
@@ -371,6 +374,7 @@ class LayeredScheduler(InterruptibleScheduler):
         step, self._step = self._step, None
         launched = self._log_launch(batch, step)
         result = self._run_with_layer_group(batch, step, *args, **kwargs)
+        self._log.launched(launched)
         result.launched_iteration = launched
         return result
 
@@ -441,7 +445,9 @@ class LayeredScheduler(InterruptibleScheduler):
         if launched is not None:
             seconds = self._log.finish(launched)
             if self.ps.tp_rank == 0:
-                self._clock.measured(launched.number, seconds)
+                # On a CPU a launch is the whole computation.
+                launch = launched.launch if self._gpu else 0.0
+                self._clock.measured(launched.number, seconds, launch)
         cohort: CohortResult | None = getattr(result, "cohort_result", None)
         if cohort is not None:
             super().process_batch_result(cohort.batch, cohort.result)

@@ -156,18 +156,19 @@ class IterationTime(NamedTuple):
                 most = min(most, (seconds - base) / slope * (1 + 1e-12))
         return min(most, 1e6)
 
-    def scaled(self, base: float, per_layer: float) -> IterationTime:
-        """Its constant parts times ``base``, its slopes times ``per_layer``."""
-        if base == per_layer == 1.0:
+    def scaled(self, base: float, per_layer: float, host: float | None = None) -> IterationTime:
+        """Its constant parts times ``base``, its slopes times ``per_layer``; all of the host's times
+        ``host`` where that is known."""
+        if base == per_layer == 1.0 and host is None:
             return self
         return IterationTime(
             self.device * base,
             self.device_per_layer * per_layer,
-            self.host * base,
-            self.host_per_layer * per_layer,
+            self.host * (base if host is None else host),
+            self.host_per_layer * (per_layer if host is None else host),
             self.overlap,
             self.costs,
-            self.admission * base,
+            self.admission * (base if host is None else host),
             self.finish * per_layer,
         )
 
@@ -235,7 +236,7 @@ class CostModel:
         c, layers = self.coefficients, self.shape.num_layers
         decode = self.filled_up(decode)
         alone = self._layer(decode, None) if decode.requests else 0.0
-        eager = c.host_eager_layer if not self._graphed(decode, cohort) else c.host_graph_layer
+        eager = c.host_eager_layer if not self.graphed(decode, cohort) else c.host_graph_layer
         passing = 0.0
         if decode.requests:
             passing = c.host_decode_layer if self._replays(decode) else c.host_eager_layer
@@ -273,7 +274,8 @@ class CostModel:
         largest = self.decode_sizes[-1] if self.decode_sizes else decode.requests
         return self.decode_graphs and decode.requests <= largest
 
-    def _graphed(self, decode: DecodeWork, cohort: CohortWork) -> bool:
+    def graphed(self, decode: DecodeWork, cohort: CohortWork) -> bool:
+        """Whether a layer group of the cohort replays graphs beside ``decode``."""
         return decode.requests > 0 and decode.requests + cohort.tokens <= self.graph_rows
 
     @cached_property

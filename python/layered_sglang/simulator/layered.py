@@ -97,7 +97,9 @@ class LayeredSchedule:
         times = replica.world.merged(decode, work, end - start, first, last)
         replica.advance(times, launches_long=first)
         if self.learns and decode.requests:
-            self._measure(replica, Iteration(decode, work, end - start, first, last))
+            iteration = Iteration(decode, work, end - start, first, last)
+            self.planner.estimator.observe_launch(iteration, times.host)
+            self._measure(replica, iteration)
         replica.tick()
         return end
 
