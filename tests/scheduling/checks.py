@@ -297,8 +297,8 @@ def check_host_and_gpu_are_told_apart(est: Any) -> None:
     whole = Iteration(decode, cohort, 48, True, True)
     line = est.model.merged(decode, cohort).at(True, True)
     for _ in range(100):
-        est.observe_launch(whole, 5 * line.host_seconds(48))
+        est.observe_launch(whole, 3 * line.host_seconds(48))
     for _ in range(100):
-        est.observe([whole], 5 * line.host_seconds(48))
-    assert abs(est.launch(whole) / (5 * line.host_seconds(48)) - 1) < 0.1
+        est.observe([whole], 3 * line.host_seconds(48))
+    assert abs(est.launch(whole) / (3 * line.host_seconds(48)) - 1) < 0.1
     assert est.correction.cohort == est.correction.decode == 1.0

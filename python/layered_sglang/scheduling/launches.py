@@ -14,8 +14,9 @@ from dataclasses import dataclass
 COVERED = 0.95
 #: The most that a launch moves a factor by, logarithmic: a stall counts as any launch that was too long.
 STEP = 0.1
-#: A factor stays within ``1 / LIMIT … LIMIT``.
-LIMIT = 8.0
+#: A factor stays within ``1 / LIMIT … LIMIT``: hosts differ by less, and a launch that was measured while
+#: the host waited for something else must not cut layer groups to pieces.
+LIMIT = 4.0
 
 
 @dataclass
