@@ -134,7 +134,7 @@ def test_as_much_of_a_draft_is_accepted(server, wanted, served, draft, ask_stock
     """Where draft and model are the same, much is; a draft that had not read a prompt would be right
     about little of its answer."""
     if served[0] != served[1]:
-        pytest.skip("it has random weights of its own: next to nothing is accepted, read or not")
+        pytest.skip("a draft with random weights of its own: next to nothing is accepted")
     stock = ask_stock(LONG, *draft, model=served[0])
     for request, (theirs,) in zip(LONG, stock, strict=True):
         layered = settled(server)["cohorts"]
