@@ -66,6 +66,20 @@ def test_a_host_s_launches_are_told_from_late_results(truth):
         assert line.device_seconds(40) == START.merged(DECODE, cohort).device_seconds(40)
 
 
+def test_launches_that_a_trace_tells_are_taken_as_they_are():
+    """Also the short ones, which no late result shows."""
+    host = a_host(0.5, 0.5, 0.5)
+    told = []
+    for row in rows(host, [EAGER, GRAPHS]):
+        line, layers = row.after.line(host)
+        told += [row, dataclasses.replace(row.after, launch=line.host_seconds(layers))]
+    fit = fit_host(START, told)
+    for name in ("host_admission", "host_graph_layer", "host_eager_layer"):
+        half = getattr(START.coefficients, name) / 2
+        assert getattr(fit.coefficients, name) == pytest.approx(half, rel=0.02)
+    assert fit.spread < 0.01
+
+
 def test_how_much_launches_spread_is_told_apart_from_stalls():
     fit = fit_host(START, rows(START, [EAGER], spread=0.1, stalls=3))
     assert fit.spread == pytest.approx(0.1, rel=0.4)
@@ -79,5 +93,5 @@ def test_a_kind_that_never_came_late_is_as_much_slower_as_the_rest():
 
 def test_too_few_late_results_tell_nothing():
     late = [row for row in rows(START, [EAGER]) if row.after.layers > 30][: LEAST - 1]
-    with pytest.raises(CalibrationError, match=f"only {LEAST - 1} first layer groups"):
+    with pytest.raises(CalibrationError, match=f"only {LEAST - 1} launches of first layer"):
         fit_host(START, late)

@@ -275,8 +275,8 @@ def duration(estimator: Estimator, view: QueueView, work: CohortWork) -> float:
 
 
 def check_launches_are_covered_and_bounded(launches: Any) -> None:
-    """95 of 100 launches are within the factor, of graphs and of eager groups apart; a host that stands
-    still takes it no farther than its bound."""
+    """19 of 20 launches are within the factor, of graphs and of eager groups apart, though one in twenty
+    stalls; a host that stands still takes it no farther than its bound."""
     rng = random.Random(4)
     within = 0
     for i in range(4000):
@@ -285,7 +285,12 @@ def check_launches_are_covered_and_bounded(launches: Any) -> None:
             factor = launches.factor(graphed)
             within += i >= 1000 and factor is not None and seconds <= factor
             launches.observe(seconds, 1.0, graphed)
-    assert 0.92 <= within / 6000 <= 0.97
+            if i % 20 == 0:
+                launches.observe(1e4 * seconds, 1.0, graphed)
+                assert i < 100 or launches.factor(graphed) < 1.8 * truth
+    assert 0.93 <= within / 6000 <= 0.985
+    for graphed, truth in ((True, 0.6), (False, 2.0)):
+        assert truth < launches.factor(graphed) < 1.6 * truth
     for _ in range(200):
         launches.observe(1e6, 1.0, True)
     assert launches.graphs == LIMIT
@@ -300,5 +305,5 @@ def check_host_and_gpu_are_told_apart(est: Any) -> None:
         est.observe_launch(whole, 3 * line.host_seconds(48))
     for _ in range(100):
         est.observe([whole], 3 * line.host_seconds(48))
-    assert abs(est.launch(whole) / (3 * line.host_seconds(48)) - 1) < 0.1
+    assert 1 <= est.launch(whole) / (3 * line.host_seconds(48)) < 1.25
     assert est.correction.cohort == est.correction.decode == 1.0

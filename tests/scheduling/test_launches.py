@@ -18,7 +18,13 @@ from layered_sglang.scheduling import (
     Iteration,
     SloLayerGroups,
 )
-from layered_sglang.scheduling.launches import LIMIT, STEP, LaunchCorrection
+from layered_sglang.scheduling.launches import (
+    GAIN,
+    LIMIT,
+    SPREAD_MOST,
+    STALL,
+    LaunchCorrection,
+)
 from worlds import decodes, estimator, works
 
 DECODE = DecodeWork(8, 16_000)
@@ -39,12 +45,24 @@ def test_it_comes_to_what_is_measured(truth):
     launches = LaunchCorrection()
     for _ in range(2000):
         launches.observe(truth * 0.010 * rng.lognormvariate(0, 0.1), 0.010, graphed=False)
-    assert launches.eager == pytest.approx(truth * math.exp(1.645 * 0.1), rel=0.15)
+    assert launches.eager == pytest.approx(truth, rel=0.1)
+    assert launches.factor(False) == pytest.approx(truth * math.exp(1.645 * 0.1), rel=0.15)
     assert launches.graphs == 1.0
 
 
 def test_most_launches_are_covered_and_no_stall_leads_far():
     checks.check_launches_are_covered_and_bounded(LaunchCorrection())
+
+
+def test_a_start_in_which_every_third_launch_stalls_is_soon_forgotten():
+    """Kernels that come for the first time hold a launch for hundreds of milliseconds."""
+    launches = LaunchCorrection()
+    for i in range(60):
+        launches.observe(0.4 if i % 3 == 0 else 0.010, 0.010, graphed=False)
+    assert launches.factor(False) < 2
+    for _ in range(60):
+        launches.observe(0.010, 0.010, graphed=False)
+    assert launches.factor(False) < 1.15
 
 
 def test_the_host_and_the_gpu_are_told_apart():
@@ -65,7 +83,8 @@ def test_whatever_is_measured_the_factors_stay_in_their_bounds(told):
         for name in ("graphs", "eager"):
             was, now = getattr(before, name), getattr(launches, name)
             assert 1 / LIMIT <= now <= LIMIT
-            assert abs(math.log(now / was)) <= STEP * (1 + 1e-9), "one launch moves it by little"
+            assert abs(math.log(now / was)) <= GAIN * STALL * (1 + 1e-9), "one moves it by little"
+        assert 0 <= launches.spread <= SPREAD_MOST
         other = "eager" if graphed else "graphs"
         assert getattr(launches, other) == getattr(before, other)
 
@@ -86,9 +105,9 @@ def test_without_overlap_a_launch_is_no_time_of_its_own():
 
 @pytest.mark.parametrize(("cohort", "layers"), [(LONG, 1), (SHORT, 48)])
 def test_a_launch_that_takes_longer_than_the_gpu_teaches_nothing_of_it(cohort, layers):
-    """The host is four times as slow, so every result before a first group is late."""
+    """The host is much slower, so every result before a first group is late."""
     est = estimator()
-    launched(est, 4.0, cohort)
+    launched(est, 3.5, cohort)
     line = est.merged(DECODE, cohort).at(True, False)
     before = dataclasses.replace(est.correction)
     assert line.host_seconds(layers) > line.device_seconds(layers)
@@ -125,7 +144,7 @@ def test_a_slow_host_s_first_layer_group_keeps_the_iteration_before_it_within_th
     assert est.launch(Iteration(DECODE, cohort, before, first=True)) > target
 
 
-@given(decodes, works, st.floats(0.2, 8), st.floats(0.005, 0.2))
+@given(decodes, works, st.floats(0.2, 4), st.floats(0.005, 0.2))
 def test_the_launch_is_within_the_target_or_one_layer_is_run(decode, cohort, truth, target):
     if decode.requests == 0:
         return

@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -18,7 +19,7 @@ from typing import Any
 import aiohttp
 import processes
 import requests
-from layered_sglang.local_server import free_port as free_port
+from layered_sglang import local_server
 
 START_SECONDS = 300
 #: What a server of a model that takes images logs where no FFmpeg is.
@@ -29,6 +30,18 @@ NO_VIDEO = re.compile(
 #: KV pool of servers without a GPU: nine prompts of 3000 tokens fit. To fill a larger one with zeros, and
 #: to give it back, takes longer than the rest of a start.
 KV_TOKENS = 32_768
+
+
+def free_port() -> int:
+    """A port that nobody listens on, of this worker's own: between here and the start of a server that
+    listens on it the other worker may ask for one, too."""
+    own = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % 2
+    first, last = local_server.PORTS
+    middle = (first + last) // 2
+    while True:
+        port = local_server.free_port()
+        if (port >= middle) == bool(own):
+            return port
 
 
 class ServerDied(AssertionError):
@@ -50,7 +63,7 @@ class Server:
         if self.process.poll() is not None:
             raise ServerDied(f"server exited with {self.process.returncode}\n{self.log_end()}")
 
-    def expect_logged(self, text: str, seconds: float = 30) -> None:
+    def expect_logged(self, text: str, seconds: float = 60) -> None:
         """What a server says of itself may follow its first answer."""
         deadline = time.monotonic() + seconds
         while text not in self.log.read_text(errors="replace"):
@@ -61,7 +74,7 @@ class Server:
         return requests.get(self.url + path, timeout=60)
 
     def post(self, path: str, **body: Any) -> requests.Response:
-        return requests.post(self.url + path, json=body, timeout=120)
+        return requests.post(self.url + path, json=body, timeout=300)
 
     def wait_idle(self, seconds: float = 120) -> None:
         """Wait until nothing runs and nothing is held: ``/flush_cache`` refuses before that."""
@@ -73,7 +86,7 @@ class Server:
             assert time.monotonic() < deadline, f"never idle\n{self.log_end()}"
             time.sleep(0.1)
 
-    def held_tokens(self, seconds: float = 10) -> int:
+    def held_tokens(self, seconds: float = 60) -> int:
         """KV slots in use, over all schedulers. What they publish may be older than the last request, so
         it is asked for until it is 0, or ``seconds`` have passed."""
         deadline = time.monotonic() + seconds
@@ -85,8 +98,8 @@ class Server:
             time.sleep(0.05)
 
     def counters(self) -> dict[str, float]:
-        """Our Prometheus counters by name; iterations as ``iterations:<kind>``."""
-        values: dict[str, float] = {}
+        """Our Prometheus counters by name, 0 if never counted; iterations as ``iterations:<kind>``."""
+        values: dict[str, float] = defaultdict(float)
         for line in self.get("/metrics").text.splitlines():
             if not line.startswith("layered_sglang:") or "_created" in line:
                 continue
@@ -94,7 +107,7 @@ class Server:
             name = name.removeprefix("layered_sglang:").removesuffix("_total")
             if 'kind="' in line:
                 name += ":" + line.split('kind="')[1].split('"')[0]
-            values[name] = values.get(name, 0) + value
+            values[name] += value
         return values
 
 

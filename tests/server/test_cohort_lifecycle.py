@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import time
 
 import aiohttp
 import pytest
@@ -23,6 +22,7 @@ from half_way import (
     settled,
 )
 from harness import Request, free_port, generate, layered_command, running
+from timed import TRIES
 
 pytestmark = [pytest.mark.server, pytest.mark.timeout(900)]
 
@@ -93,7 +93,7 @@ def test_abort_at_every_phase_of_a_chunked_prompt(server, wanted, tokens):
         STREAM,
         (20, LONG[2], "long"),
         (21, SHORT, "short"),
-        actions=[(20 + tokens, 0.0, "/abort_request", {"rid": "long"})],
+        actions=[(20 + tokens, "/abort_request", {"rid": "long"})],
     )
     aborted = answers.pop(LONG[2])
     assert aborted.finish in ("abort", "length")
@@ -109,7 +109,7 @@ def test_a_cohort_that_everybody_left_stops(server, wanted):
             server,
             STREAM,
             (20, LONG[0], f"l{attempt}"),
-            actions=[(24 + attempt, 0.0, "/abort_request", {"rid": f"l{attempt}"})],
+            actions=[(24 + attempt, "/abort_request", {"rid": f"l{attempt}"})],
         )
         check({STREAM: answers[STREAM]}, wanted)
         counters = settled(server)
@@ -121,24 +121,29 @@ def test_a_cohort_that_everybody_left_stops(server, wanted):
 @pytest.mark.parametrize("mode", ["retract", "in_place"])
 @pytest.mark.parametrize("tokens", [2, 7, 16])
 def test_pause_and_continue(server, wanted, mode, tokens):
-    answers, statuses = run(
-        server,
-        STREAM,
-        (20, LONG[2], "long"),
-        (21, SHORT, "short"),
-        actions=[
-            (20 + tokens, 0.0, "/pause_generation", {"mode": mode}),
-            (20 + tokens, 0.7, "/continue_generation", {}),
-        ],
-    )
-    assert statuses == [200, 200]
-    check(answers, wanted)
-    settled(server)
+    for _ in range(TRIES):
+        answers, (paused, flushed, continued) = run(
+            server,
+            STREAM,
+            (20, LONG[2], "long"),
+            (21, SHORT, "short"),
+            actions=[
+                (20 + tokens, "/pause_generation", {"mode": mode}),
+                (0, "/flush_cache", {}),  # the scheduler answers when it has paused
+                (0, "/continue_generation", {}),
+            ],
+        )
+        assert (paused, continued) == (200, 200)
+        check(answers, wanted)
+        settled(server)
+        if flushed == 400:  # refused: requests were under way
+            return
+    pytest.fail("it paused when all was answered")
 
 
 def test_a_prompt_that_is_only_scored(server, wanted):
-    for _ in range(4):  # on a busy machine the stream may have ended when the prompt comes
-        merged = settled(server).get("iterations:merged", 0)
+    for _ in range(TRIES):
+        merged = settled(server)["iterations:merged"]
         answers, _ = run(server, STREAM, (20, SCORED, "scored"))
         check(answers, wanted)
         assert len(answers[SCORED].prompt_logprobs) == 700
@@ -162,7 +167,7 @@ def test_bad_requests_get_4xx_and_harm_nobody(server, wanted):
         server,
         STREAM,
         (20, LONG[0], "long"),
-        actions=[(21 + 2 * i, 0.0, "/generate", body) for i, body in enumerate(bad)],
+        actions=[(21 + 2 * i, "/generate", body) for i, body in enumerate(bad)],
     )
     assert all(400 <= status < 500 for status in statuses), statuses
     check(answers, wanted)
@@ -202,11 +207,14 @@ def test_openai_chat_streams_while_a_prompt_is_layered(server, wanted):
 
             return await asyncio.gather(chat(), later())
 
-    merged = server.counters().get("iterations:merged", 0)
-    text, answer = asyncio.run(go())
-    assert text == alone and len(text) > 50
-    check({LONG[0]: answer}, wanted)
-    assert settled(server)["iterations:merged"] > merged
+    for _ in range(TRIES):
+        merged = settled(server)["iterations:merged"]
+        text, answer = asyncio.run(go())
+        assert text == alone and len(text) > 50
+        check({LONG[0]: answer}, wanted)
+        if settled(server)["iterations:merged"] > merged:
+            return
+    pytest.fail("it was never layered")
 
 
 def test_a_request_that_times_out_in_a_cohort(make_model, tmp_path):
@@ -217,9 +225,7 @@ def test_a_request_that_times_out_in_a_cohort(make_model, tmp_path):
     env = {"SGLANG_REQ_RUNNING_TIMEOUT": "0.2"}
     with running(command, tmp_path / "server.log", env) as s:
         stream = Request(STREAM.prompt, 8, IGNORE_EOS, stream=True)
-        start = time.monotonic()
         answers, _ = run(s, stream, (1, LONG[2], "long"))
-        assert time.monotonic() - start < 60
         late = answers[LONG[2]]
         assert late.finish in ("abort", "length") or late.finish.startswith("http 503"), late.finish
         settled(s)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from half_way import IGNORE_EOS, STREAM, prompt, run
 from harness import Request, difference, free_port, generate_all, layered_command, running
+from timed import TRIES
 
 pytestmark = [pytest.mark.server, pytest.mark.timeout(900)]
 
@@ -45,7 +46,7 @@ class Cached:
         asyncio.run(generate_all(self.server, [FIRST, *OTHERS], at_once=1))
 
     def counter(self, name: str) -> float:
-        return self.server.counters().get(name, 0)
+        return self.server.counters()[name]
 
 
 @pytest.fixture
@@ -70,19 +71,23 @@ def test_layer_groups_wait_for_their_layers(serve, wanted):
     start, loads = serve
     with start("--num-layer-groups", "8") as server:
         cached = Cached(server, loads)
-        cached.push_out()
-        before, merged = cached.loaded(), cached.counter("iterations:merged")
-        answers, _ = run(server, STREAM, (20, AGAIN[0], "again"))
-        for request, answer in answers.items():
-            assert difference(answer, wanted[request]) is None
-        assert cached.loaded() > before and answers[AGAIN[0]].cached >= 1300
-        assert cached.counter("iterations:merged") >= merged + 8
+        for _ in range(TRIES):
+            cached.push_out()
+            before, merged = cached.loaded(), cached.counter("iterations:merged")
+            answers, _ = run(server, STREAM, (20, AGAIN[0], "again"))
+            for request, answer in answers.items():
+                assert difference(answer, wanted[request]) is None
+            assert cached.loaded() > before and answers[AGAIN[0]].cached >= 1300
+            if cached.counter("iterations:merged") >= merged + 8:
+                break
+        else:
+            pytest.fail("nothing was layered")
 
         # Who comes after a cohort that nobody waits for any more finds its prefix loaded.
         for asked in AGAIN[1:]:
             cached.push_out()
             before, dropped = cached.loaded(), cached.counter("aborted_cohorts")
-            abort = (23, 0.0, "/abort_request", {"rid": "gone"})
+            abort = (23, "/abort_request", {"rid": "gone"})
             run(server, STREAM, (20, asked, "gone"), actions=[abort])
             if cached.loaded() > before and cached.counter("aborted_cohorts") > dropped:
                 break

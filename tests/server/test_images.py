@@ -20,7 +20,7 @@ from harness import (
 )
 from layered_sglang.model_zoo import tokenizer
 from PIL import Image
-from timed import run
+from timed import TRIES, run
 
 pytestmark = [pytest.mark.server, pytest.mark.timeout(900)]
 
@@ -65,8 +65,8 @@ def test_prompts_with_images_beside_layered_ones(make_model, tmp_path):
     # A target that one layer beside decode breaks: one layer an iteration, and short prompts overtake.
     flags += ["--layered-max-prefill-tokens", "1000", "--itl-slo-ms", "4", "--enable-metrics"]
     with running(layered_command(model, free_port(), *flags), tmp_path / "layered.log") as server:
-        # Who overtakes depends on the machine's speed: once more, if nobody did.
-        for _ in range(6):
+        # Who is layered and who overtakes depends on the machine's speed.
+        for _ in range(TRIES):
             before = server.counters()
             answers, _ = run(
                 server,
@@ -84,9 +84,10 @@ def test_prompts_with_images_beside_layered_ones(make_model, tmp_path):
                 problem = difference(got, wanted[request])
                 assert problem is None, f"prompt of {len(request.prompt)}: {problem}"
             counters = server.counters()
-            new = {name: value - before.get(name, 0) for name, value in counters.items()}
-            assert new["layered_tokens"] == sum(len(request.prompt) for request in LONG)
-            assert new["iterations:merged"] >= 24
-            if new["overtaking_cohorts"] > 0:
+            new = {name: value - before[name] for name, value in counters.items()}
+            tokens = sum(len(request.prompt) for request in LONG)
+            assert new["layered_tokens"] <= tokens, "a prompt with an image was layered"
+            layered = new["layered_tokens"] == tokens and new["iterations:merged"] >= 24
+            if layered and new["overtaking_cohorts"] > 0:
                 return
-    raise AssertionError("no picture overtook a long prompt")
+    pytest.fail(f"no picture overtook a long prompt, or none was layered whole: {new}")

@@ -41,7 +41,7 @@ def test_layered_kernels_beneath_sglangs_schedule(make_model, tmp_path):
         assert (problem := difference(got, want, tolerance=0.15)) is None, f"{i}: {problem}"
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("schedule", ["chunked", "layered"])
 def test_experts_that_cannot_be_served_end_the_start_in_one_line(make_model, tmp_path, schedule):
     flags = ("--prefill-schedule", schedule, "--moe-kernels", "layered")  # the model is float32

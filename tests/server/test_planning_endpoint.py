@@ -8,6 +8,7 @@ import json
 import aiohttp
 import pytest
 from harness import Request, difference, free_port, generate, generate_all, layered_command, running
+from timed import TRIES
 
 pytestmark = [pytest.mark.server, pytest.mark.timeout(600)]
 
@@ -64,8 +65,11 @@ def test_the_next_cohort_is_planned_by_the_new_values_and_answers_stay(server, a
         answers = []
         async with aiohttp.ClientSession() as session:
             for plan, request in zip(PLANS, PROMPTS, strict=True):
-                decoding = asyncio.create_task(generate(session, server, RUNNING))
-                await asyncio.sleep(0.5)
+                begun = asyncio.Event()
+                decoding = asyncio.create_task(
+                    generate(session, server, RUNNING, progress=lambda _, begun=begun: begun.set())
+                )
+                await begun.wait()
                 status, answer = await put(session, server, plan)
                 assert status == 200, answer
                 assert {k: v for k, v in answer["now"].items() if k in plan} == plan
@@ -73,16 +77,21 @@ def test_the_next_cohort_is_planned_by_the_new_values_and_answers_stay(server, a
                 await decoding
         return answers
 
-    for got, want in zip(asyncio.run(run()), reference, strict=True):
-        assert difference(got[0], want[0]) is None
-    server.wait_idle()
-    groups = {}
-    for line in map(json.loads, server.trace.read_text().splitlines()):
-        if line["layers"] is not None and line["decode"]:
-            for rid, _, tokens in line["cohort"]:
-                if tokens == 1500:
-                    groups.setdefault(rid, []).append(line["layers"][1] - line["layers"][0])
-    assert [sum(sizes) for sizes in groups.values()] == [8] * 4
+    for _ in range(TRIES):
+        before = len(server.trace.read_text())
+        for got, want in zip(asyncio.run(run()), reference, strict=True):
+            assert difference(got[0], want[0]) is None
+        server.wait_idle()
+        groups = {}
+        for line in map(json.loads, server.trace.read_text()[before:].splitlines()):
+            if line["layers"] is not None and line["decode"]:
+                for rid, _, tokens in line["cohort"]:
+                    if tokens == 1500:
+                        groups.setdefault(rid, []).append(line["layers"][1] - line["layers"][0])
+        if [sum(sizes) for sizes in groups.values()] == [8] * 4:
+            break
+    else:
+        pytest.fail(f"what decodes had ended when a prompt came: {groups}")
     # 8 groups, 2, whatever 60 s allow, ceil(1500 / 512).
     assert [len(sizes) for sizes in groups.values()] == [8, 2, 1, 3]
 
@@ -104,9 +113,12 @@ def test_a_policy_changed_within_a_cohort_runs_every_layer_once(server):
                 await asyncio.sleep(0.03)
             return await asking, count
 
-    answers, count = asyncio.run(run())
-    assert count > 8
-    assert [len(a[0].tokens) for a in answers] == [150, *[4] * 8, 150]
-    first, second = answers[1:5], answers[5:9]
-    for a, b in zip(first, second, strict=True):
-        assert difference(a[0], b[0]) is None
+    for _ in range(TRIES):
+        answers, count = asyncio.run(run())
+        assert [len(a[0].tokens) for a in answers] == [150, *[4] * 8, 150]
+        first, second = answers[1:5], answers[5:9]
+        for a, b in zip(first, second, strict=True):
+            assert difference(a[0], b[0]) is None
+        if count > 8:
+            return
+    pytest.fail("all was answered before the plan had changed often")

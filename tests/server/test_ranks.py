@@ -25,6 +25,7 @@ from half_way import (
 from harness import Server, free_port, generate_all, layered_command, running, stock_command
 from layered_sglang.model_zoo import find_preset, write_model
 from nodes import two_nodes
+from timed import TRIES
 
 pytestmark = [pytest.mark.server, pytest.mark.timeout(900)]
 PROBE = Path(__file__).parent / "rank_probe"
@@ -89,12 +90,14 @@ def wanted(ask_stock):
 
 def expect_stock_answers(ranks: Ranks, wanted) -> None:
     """Prompts that are layered beside a stream."""
-    before = settled(ranks.server).get("iterations:merged", 0)
-    answers, _ = run(
-        ranks.server, STREAM, (20, LONG[0], "long"), (21, SHORT, "short"), (22, LONG[2], "longer")
-    )
-    check(answers, wanted, TOLERANCE)
-    assert settled(ranks.server)["iterations:merged"] >= before + 8
+    later = [(20, LONG[0], "long"), (21, SHORT, "short"), (22, LONG[2], "longer")]
+    for _ in range(TRIES):
+        before = settled(ranks.server)["iterations:merged"]
+        answers, _ = run(ranks.server, STREAM, *later)
+        check(answers, wanted, TOLERANCE)
+        if settled(ranks.server)["iterations:merged"] >= before + 8:
+            return
+    pytest.fail("nothing was layered")
 
 
 def test_four_ranks_of_which_one_is_slow(tmp_path):
@@ -161,7 +164,7 @@ def test_an_abort_between_two_layer_groups(two_ranks, wanted):
             server,
             STREAM,
             (20, LONG[0], f"l{attempt}"),
-            actions=[(24 + attempt, 0.0, "/abort_request", {"rid": f"l{attempt}"})],
+            actions=[(24 + attempt, "/abort_request", {"rid": f"l{attempt}"})],
         )
         check({STREAM: answers[STREAM]}, wanted, TOLERANCE)
         if settled(server)["aborted_cohorts"] > before:

@@ -28,7 +28,7 @@ for argv in json.loads(sys.argv[1]):
 """
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_wrong_starts_end_before_the_model_loads_in_one_line(make_model, tmp_path):
     tiny = str(make_model())
     qwen, unknown = tmp_path / "qwen", tmp_path / "unknown"
@@ -66,7 +66,7 @@ def test_wrong_starts_end_before_the_model_loads_in_one_line(make_model, tmp_pat
         assert "Traceback" not in err, err
 
 
-@pytest.mark.timeout(200)
+@pytest.mark.timeout(600)
 def test_a_plugin_list_without_us_stops_the_launcher(make_model):
     done = subprocess.run(
         layered_command(make_model(), free_port()),
@@ -78,7 +78,7 @@ def test_a_plugin_list_without_us_stops_the_launcher(make_model):
     assert "ServerArgs.add_cli_args did not take" in done.stderr.splitlines()[-1]
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_a_replaced_scheduler_stops_the_server(make_model, tmp_path):
     """Another plugin takes the scheduler class: the scheduler process says so, the server ends."""
     path = os.pathsep.join(filter(None, [str(HERE / "rival_plugin"), os.environ.get("PYTHONPATH")]))
@@ -87,7 +87,7 @@ def test_a_replaced_scheduler_stops_the_server(make_model, tmp_path):
     assert errors and "RivalScheduler, not the layered scheduler" in errors[0], log.read_text()
 
 
-@pytest.mark.timeout(200)
+@pytest.mark.timeout(600)
 def test_installed_but_not_launched_it_changes_nothing():
     code = """
 import sglang.srt.managers.scheduler as s

@@ -1,9 +1,9 @@
-"""How fast does this machine's host launch? Learnt from results that were seen late.
+"""How fast does this machine's host launch? Learnt from first layer groups' launches.
 
-With overlap the host looks for a result when it has launched the next iteration. Where launching a
-cohort's first layer group takes longer than the decode iteration before it runs, that one's measured
-time is the launch's. It says nothing of the GPU, so a profile fitted on one machine serves on another
-with the host's figures replaced.
+A trace tells them, or results that were seen late do: with overlap the host looks for a result when it
+has launched the next iteration. Where launching a cohort's first layer group takes longer than the decode
+iteration before it runs, that one's measured time is the launch's. It says nothing of the GPU, so a
+profile fitted on one machine serves on another with the host's figures replaced.
 """
 
 from __future__ import annotations
@@ -39,25 +39,24 @@ class HostFit(NamedTuple):
 
 
 def fit_host(model: CostModel, rows: Sequence[Row]) -> HostFit:
-    """The host's coefficients that explain the late results among ``rows``.
+    """The host's coefficients that explain the launches among ``rows``, or their late results where no
+    launch is told.
 
     Raises:
         CalibrationError: there are too few.
     """
+    told = [(row, row.launch) for row in rows if row.first and row.kind == "merged" and row.launch]
+    if not told:
+        told = [(row.after, row.seconds) for row in rows if row.after and _waits(model, row)]
     launches = []
-    for row in rows:
-        first = row.after
-        if row.kind != "decode" or first is None or not first.first or first.cohort is None:
-            continue
-        line, _ = row.line(model)
-        if row.seconds <= LATE * line.device_seconds() + LATE_SECONDS:
-            continue
-        graphed = first.decode.requests + first.cohort.tokens <= model.graph_rows
-        launches.append((1.0, first.layers * graphed, first.layers * (not graphed), row.seconds))
+    for first, seconds in told:
+        assert first.cohort is not None
+        graphed = model.graphed(first.decode, first.cohort)
+        launches.append((1.0, first.layers * graphed, first.layers * (not graphed), seconds))
     if len(launches) < LEAST:
         raise CalibrationError(
-            f"only {len(launches)} first layer groups were launched for longer than the decode "
-            f"iteration before them ran, {LEAST} are needed to tell the host's speed"
+            f"only {len(launches)} launches of first layer groups are told, or longer than the decode "
+            f"iteration before them ran; {LEAST} are needed to tell the host's speed"
         )
     table = np.array(launches)
     solution = _robust(table[:, :3], table[:, 3])
@@ -82,6 +81,16 @@ def fit_host(model: CostModel, rows: Sequence[Row]) -> HostFit:
     off = np.log(table[:, 3] / (table[:, :3] @ solution))
     low, high = (float(np.percentile(off, share)) for share in (15.87, 84.13))
     return HostFit(fitted, (high - low) / 2)
+
+
+def _waits(model: CostModel, row: Row) -> bool:
+    """Whether a decode iteration's result waited for the launch of a first layer group."""
+    if row.kind != "decode" or row.after is None or not row.after.first:
+        return False
+    line, _ = row.line(model)
+    return row.after.cohort is not None and (
+        row.seconds > LATE * line.device_seconds() + LATE_SECONDS
+    )
 
 
 def _robust(table: np.ndarray, seconds: np.ndarray) -> np.ndarray:

@@ -38,6 +38,7 @@ class Row:
         first, last: the layers are the first, or the last, that its prompt rows run through.
         after: the iteration that was launched before this one's result was there, if one was.
         before: the iteration whose result was there only after this one's launch, if it was.
+        launch: seconds of the host, from the result before it to the end of its launch; 0: not told.
     """
 
     kind: str
@@ -49,6 +50,7 @@ class Row:
     last: bool = False
     after: Row | None = None
     before: Row | None = None
+    launch: float = 0.0
 
     def line(self, model: CostModel) -> tuple[IterationTime, int]:
         """The model's line, and where on it this iteration is."""
@@ -126,7 +128,8 @@ def _row(record: dict[str, Any], num_layers: int) -> Row | None:
         layers, first, last = end - start, start == 0, end == num_layers
     if kind == "prefill":
         decode = DecodeWork()
-    return Row(kind, decode, cohort, layers, seconds, first, last)
+    launch = record.get("launch") or 0.0
+    return Row(kind, decode, cohort, layers, seconds, first, last, launch=launch)
 
 
 def thin(rows: list[Row], seed: int = 0) -> list[Row]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,6 +21,8 @@ from layered_sglang.scheduling.profile import CostProfile, ProfileError
 
 if TYPE_CHECKING:
     from sglang.srt.server_args import ServerArgs
+
+logger = logging.getLogger(__name__)
 
 # A leading underscore keeps it outside SGLang's read-only check; it travels to the scheduler
 # processes with the pickled ServerArgs.
@@ -61,8 +64,7 @@ def build_with_layered_config(
         _take_chunk_size(namespace, layered)
         _refuse_architecture(namespace.model_path)
         _check_cost_profile(layered)
-        if torch.cuda.is_available() and not namespace.skip_server_warmup:
-            namespace.warmups = ",".join(filter(None, (namespace.warmups, config.WARM_UP)))
+        _add_warm_up(namespace)
     server_args = original(cls, namespace)
     setattr(server_args, _ATTRIBUTE, layered)
     if layered.layered:
@@ -71,6 +73,21 @@ def build_with_layered_config(
         refuse_unsupported(server_args, layered)
         _take_fine_graph_sizes(server_args)
     return server_args
+
+
+def _add_warm_up(namespace: argparse.Namespace) -> None:
+    """Have the server send itself our warm-up's prompts, where there are kernels to warm.
+
+    The HTTP workers of ``--tokenizer-worker-num`` are processes that know SGLang's own server alone.
+    """
+    if namespace.tokenizer_worker_num > 1:
+        logger.warning(
+            "--tokenizer-worker-num %d: these HTTP workers have no /layered_prefill and send no warm-up "
+            "prompts, so the first prompts may wait longer",
+            namespace.tokenizer_worker_num,
+        )
+    elif torch.cuda.is_available() and not namespace.skip_server_warmup:
+        namespace.warmups = ",".join(filter(None, (namespace.warmups, config.WARM_UP)))
 
 
 def _take_fine_graph_sizes(server_args: ServerArgs) -> None:

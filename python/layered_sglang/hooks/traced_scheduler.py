@@ -28,6 +28,7 @@ class TracedScheduler(Scheduler):
         decode = batch_decode_work(batch) if decodes else decode_work(batch.decoding_reqs or ())
         launched = self._log.launch(self.forward_ct + 1, kind, batch, None, decode)
         result = super().run_batch(batch, *args, **kwargs)
+        self._log.launched(launched)
         result.launched_iteration = launched
         return result
 
