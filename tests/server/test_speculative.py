@@ -11,14 +11,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from half_way import IGNORE_EOS, check, prompt, run, settled
+from half_way import IGNORE_EOS, check, prompt, settled
 from harness import Request, free_port, layered_command, running
 from layered_sglang.model_zoo import find_preset
 from safetensors.torch import save_file
+from timed import TRIES, run
 
 pytestmark = [pytest.mark.server, pytest.mark.timeout(900)]
 
-STREAM = Request(prompt(20), 400, IGNORE_EOS, stream=True)
+STREAM = Request(prompt(20), 160, IGNORE_EOS, stream=True)
 LONG = [Request(prompt(n), 40, IGNORE_EOS, logprob_start=0) for n in (900, 700, 1700)]
 SHORT = Request(prompt(12), 10, IGNORE_EOS)
 #: Outgrow a pool of 3300 tokens together.
@@ -26,13 +27,12 @@ GROWING = [Request(prompt(180), 200, IGNORE_EOS) for _ in range(8)]
 SECOND = [Request(prompt(400), 40, IGNORE_EOS) for _ in range(4)]
 ALL = [STREAM, *LONG, SHORT, *GROWING, *SECOND]
 
-#: Model, draft model, schedule.
-SERVED = [
-    ("tiny", "eagle3", "overlap"),
-    ("tiny-qwen3", "tiny-qwen3", "overlap"),
-    ("tiny-gpt-oss", "tiny-qwen3", "sync"),
-    ("tiny-deepseek-v3", "tiny-qwen3", "overlap"),
-]
+#: Model and draft model. One draft has weights of its own, and next to nothing of it is accepted; where
+#: both are the same much is.
+SERVED = [("tiny", "eagle3"), ("tiny-qwen3", "tiny-qwen3")]
+#: Models with windows in a pool of their own, and with latent attention, and their schedules.
+OTHERS = [("tiny-gpt-oss", "sync"), ("tiny-deepseek-v3", "overlap")]
+POOL = ["--max-total-tokens", "3300", "--schedule-conservativeness", "0.01"]
 
 
 def write_eagle3_draft(folder: Path) -> Path:
@@ -72,6 +72,53 @@ def write_eagle3_draft(folder: Path) -> Path:
     return folder
 
 
+def draft_flags(draft: str, make_model, folder: Path) -> list[str]:
+    flags = ["--speculative-num-steps", "3", "--speculative-eagle-topk", "1"]
+    flags += ["--speculative-num-draft-tokens", "4"]
+    algorithm, path = "STANDALONE", None
+    if draft == "eagle3":
+        algorithm, path = "EAGLE3", write_eagle3_draft(folder / draft)
+    flags += ["--speculative-draft-model-path", str(path or make_model(draft))]
+    return [*flags, "--speculative-algorithm", algorithm]
+
+
+def command(model: Path, *flags: str) -> list[str]:
+    ours = ["--num-layer-groups", "8", "--layered-max-prefill-tokens", "1000", "--enable-metrics"]
+    return layered_command(model, free_port(), *ours, *flags)
+
+
+def advance(server, wanted) -> None:
+    """Prompts pass their layer groups between drafts, one of them cut, and all answers are right."""
+    merged = 0
+    for attempt in range(TRIES):
+        before = settled(server)
+        answers, _ = run(
+            server,
+            STREAM,
+            (20, LONG[0], f"first{attempt}"),
+            (24, LONG[2], f"cut{attempt}"),
+            (25, SHORT, f"short{attempt}"),
+        )
+        check(answers, wanted)
+        after = settled(server)
+        merged = after.get("iterations:merged", 0) - before.get("iterations:merged", 0)
+        if merged >= 14 and after["cohorts"] >= before["cohorts"] + 2:
+            return
+    pytest.fail(f"{merged} layer groups ran before the last ones")
+
+
+@pytest.mark.parametrize("served", OTHERS, ids="-".join)
+def test_models_with_other_attention(served, make_model, ask_stock, tmp_path):
+    model, schedule = served
+    sent = [STREAM, *LONG, SHORT]
+    answers = ask_stock(sent, model=model)
+    wanted = {request: answer for request, (answer,) in zip(sent, answers, strict=True)}
+    flags = draft_flags("tiny-qwen3", make_model, tmp_path)
+    flags += [] if schedule == "overlap" else ["--disable-overlap-schedule"]
+    with running(command(make_model(model), *flags), tmp_path / "server.log") as server:
+        advance(server, wanted)
+
+
 @pytest.fixture(scope="module", params=SERVED, ids="-".join)
 def served(request):
     return request.param
@@ -84,76 +131,50 @@ def wanted(served, ask_stock):
     return {request: answer for request, (answer,) in zip(ALL, answers, strict=True)}
 
 
-def draft_flags(served, make_model, folder: Path) -> list[str]:
-    draft = served[1]
-    flags = ["--speculative-num-steps", "3", "--speculative-eagle-topk", "1"]
-    flags += ["--speculative-num-draft-tokens", "4"]
-    if draft == "eagle3":
-        path = write_eagle3_draft(folder / draft)
-        return [
-            *flags,
-            "--speculative-algorithm",
-            "EAGLE3",
-            "--speculative-draft-model-path",
-            str(path),
-        ]
-    return [
-        *(*flags, "--speculative-algorithm", "STANDALONE"),
-        *("--speculative-draft-model-path", str(make_model(draft))),
-    ]
-
-
 @pytest.fixture(scope="module")
 def draft(served, make_model, tmp_path_factory):
-    return draft_flags(served, make_model, tmp_path_factory.mktemp("draft"))
+    return draft_flags(served[1], make_model, tmp_path_factory.mktemp("draft"))
 
 
 @pytest.fixture(scope="module")
 def server(served, draft, make_model, tmp_path_factory):
-    model, _, schedule = served
-    flags = ["--num-layer-groups", "8", "--layered-max-prefill-tokens", "1000", "--enable-metrics"]
-    flags += ["--max-total-tokens", "3300", "--schedule-conservativeness", "0.01", *draft]
-    flags += [] if schedule == "overlap" else ["--disable-overlap-schedule"]
     log = tmp_path_factory.mktemp("speculative") / "server.log"
-    with running(layered_command(make_model(model), free_port(), *flags), log) as s:
+    with running(command(make_model(served[0]), *POOL, *draft), log) as s:
         yield s
 
 
 def test_prompts_advance_between_drafts(server, wanted):
-    before = settled(server)
-    answers, _ = run(
-        server, STREAM, (20, LONG[0], "first"), (24, LONG[2], "cut"), (25, SHORT, "short")
-    )
-    check(answers, wanted)
-    after = settled(server)
-    assert after["iterations:merged"] >= before.get("iterations:merged", 0) + 8
-    assert after["cohorts"] >= before["cohorts"] + 2
+    advance(server, wanted)
 
 
 def test_as_much_of_a_draft_is_accepted(server, wanted, served, draft, ask_stock):
-    """Where draft and model are the same, much is; a draft that had not read a prompt would be right
+    """As much as when SGLang's own prefill reads the prompts. A draft that had not read one would be right
     about little of its answer."""
-    if served[0] != served[1]:
-        pytest.skip("a draft with random weights of its own: next to nothing is accepted")
-    stock = ask_stock(LONG, *draft, model=served[0])
-    for request, (theirs,) in zip(LONG, stock, strict=True):
-        layered = settled(server)["cohorts"]
-        answers, _ = run(server, STREAM, (20, request, "again"))
-        check(answers, wanted)
-        assert settled(server)["cohorts"] > layered
-        assert abs(answers[request].drafts - theirs.drafts) <= 1
-    tokens = len(LONG) * (LONG[0].max_new_tokens - 1)
-    assert tokens > 1.4 * sum(answer.drafts for (answer,) in stock)
+    sent = LONG[:2]
+    stock = ask_stock(sent, *draft, model=served[0])
+    for request, (theirs,) in zip(sent, stock, strict=True):
+        for attempt in range(TRIES):
+            layered = settled(server)["cohorts"]
+            answers, _ = run(server, STREAM, (20, request, f"again{attempt}"))
+            check(answers, wanted)
+            assert abs(answers[request].drafts - theirs.drafts) <= 1
+            if settled(server)["cohorts"] > layered:
+                break
+        else:
+            pytest.fail("it was never layered")
+    if served[0] == served[1]:
+        tokens = sum(request.max_new_tokens - 1 for request in sent)
+        assert tokens > 1.4 * sum(answer.drafts for (answer,) in stock)
 
 
-@pytest.mark.parametrize("tokens", [0, 8, 16, 30])
+@pytest.mark.parametrize("tokens", [3, 9, 22])
 def test_abort_at_every_phase(server, wanted, tokens):
     answers, _ = run(
         server,
         STREAM,
         (20, LONG[2], "long"),
         (21, SHORT, "short"),
-        actions=[(20 + tokens, 0.0, "/abort_request", {"rid": "long"})],
+        actions=[(20 + tokens, "/abort_request", {"rid": "long"})],
     )
     aborted = answers.pop(LONG[2])
     assert aborted.finish in ("abort", "length")
@@ -164,7 +185,7 @@ def test_abort_at_every_phase(server, wanted, tokens):
 
 def test_the_pool_runs_out(server, wanted):
     """Requests are retracted, and cohorts restart, until all have what they want."""
-    for attempt in range(6):
+    for attempt in range(TRIES):
         before, log = settled(server)["restarted_cohorts"], len(server.log_end(10**6))
         first, *others = GROWING
         answers, _ = run(
