@@ -148,8 +148,8 @@ def test_prompts_advance_between_drafts(server, wanted):
 
 
 def test_as_much_of_a_draft_is_accepted(server, wanted, served, draft, ask_stock):
-    """As much as when SGLang's own prefill reads the prompts. A draft that had not read one would be right
-    about little of its answer."""
+    """As much as when SGLang's own prefill reads the prompts. A draft that had not read one would be
+    right about little of its answer."""
     sent = LONG[:2]
     stock = ask_stock(sent, *draft, model=served[0])
     for request, (theirs,) in zip(sent, stock, strict=True):
