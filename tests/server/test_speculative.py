@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from half_way import IGNORE_EOS, check, prompt, settled
-from harness import Request, free_port, layered_command, running
+from harness import Request, answer_of, free_port, layered_command, running
 from layered_sglang.model_zoo import find_preset
 from safetensors.torch import save_file
 from timed import TRIES, run
@@ -184,18 +184,14 @@ def test_abort_at_every_phase(server, wanted, tokens):
 
 
 def test_the_pool_runs_out(server, wanted):
-    """Requests are retracted, and cohorts restart, until all have what they want."""
-    for attempt in range(TRIES):
-        before, log = settled(server)["restarted_cohorts"], len(server.log_end(10**6))
-        first, *others = GROWING
-        answers, _ = run(
-            server,
-            Request(first.prompt, first.max_new_tokens, first.sampling, stream=True),
-            *((1, request, f"g{attempt}-{i}") for i, request in enumerate(others)),
-            *((2 + 9 * i, request, f"s{attempt}-{i}") for i, request in enumerate(SECOND)),
-        )
-        check({r: a for r, a in answers.items() if not r.stream}, wanted)
-        retracted = "Retract requests" in server.log_end(10**6)[log:]
-        if retracted or settled(server)["restarted_cohorts"] > before:
-            return
-    pytest.fail("the pool never ran out")
+    """Requests that come together outgrow the pool: some are retracted, and advance by layer groups again
+    beside the others."""
+    before, log = settled(server), len(server.log_end(10**6))
+    asked = [*GROWING, *SECOND]
+    bodies = [request.body(None) for request in asked]
+    together = {name: [body[name] for body in bodies] for name in ("input_ids", "sampling_params")}
+    response = server.post("/generate", **bodies[0] | together)
+    assert response.status_code == 200, response.text
+    check(dict(zip(asked, map(answer_of, response.json()), strict=True)), wanted)
+    assert "Retract requests" in server.log_end(10**6)[log:]
+    assert settled(server)["cohorts"] > before["cohorts"]
