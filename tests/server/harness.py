@@ -21,7 +21,7 @@ import processes
 import requests
 from layered_sglang import local_server
 
-START_SECONDS = 300
+START_SECONDS = 500
 #: What a server of a model that takes images logs where no FFmpeg is.
 NO_VIDEO = re.compile(
     r"\[start of libtorchcodec loading traceback\].*?\[end of libtorchcodec loading traceback\]",
@@ -200,7 +200,7 @@ class Request:
     """One ``/generate`` request; greedy unless ``sampling`` says otherwise.
 
     ``logprob_start`` −1 asks for output logprobs only, 0 for the whole prompt's too. ``images``: as data
-    URLs, for the image tokens of the prompt.
+    URLs, for the image tokens of the prompt. ``more``: other fields of the body.
     """
 
     prompt: tuple[int, ...]
@@ -210,6 +210,7 @@ class Request:
     logprob_start: int = -1
     priority: int | None = None
     images: tuple[str, ...] = ()
+    more: tuple[tuple[str, Any], ...] = ()
 
     def body(self, rid: str | list[str] | None) -> dict[str, Any]:
         params = {"temperature": 0.0, "max_new_tokens": self.max_new_tokens, **dict(self.sampling)}
@@ -219,6 +220,7 @@ class Request:
             "return_logprob": True,
             "logprob_start_len": self.logprob_start,
             "stream": self.stream,
+            **dict(self.more),
         }
         if rid is not None:
             body["rid"] = rid
@@ -237,6 +239,9 @@ class Answer:
     logprobs: list[float]
     prompt_logprobs: list[float | None]
     finish: str
+    top_logprobs: list[float] = field(
+        default_factory=list
+    )  # of output, then prompt tokens, in a row
     text: str = ""
     cached: int = 0  # tokens of the prompt that the radix cache had
     drafts: int = 0  # chains of a draft model's tokens that were verified
@@ -254,6 +259,12 @@ def answer_of(out: dict[str, Any]) -> Answer:
         logprobs=[row[0] for row in meta.get("output_token_logprobs") or []],
         prompt_logprobs=[row[0] for row in meta.get("input_token_logprobs") or []],
         finish=reason["type"],
+        top_logprobs=[
+            logprob
+            for name in ("output_top_logprobs", "input_top_logprobs")
+            for token in meta.get(name) or []
+            for logprob, *_ in token or []
+        ],
         text=out.get("text", ""),
         cached=meta.get("cached_tokens") or 0,
         drafts=meta.get("spec_verify_ct") or 0,
@@ -271,8 +282,10 @@ async def generate(
     async with session.post(server.url + "/generate", json=request.body(rid)) as response:
         if response.status != 200:
             text = await response.text()
-            # An abort that finds the request in the grammar queue is answered by an error.
-            aborted = response.status == 400 and "Aborted by AbortReq" in text
+            # An abort that finds the request in the grammar queue, or not even there yet, is answered by
+            # an error.
+            found = response.status == 400 and "Aborted by AbortReq" in text
+            aborted = found or response.status == 499
             return [Answer([], [], [], "abort" if aborted else f"http {response.status}: {text}")]
         if not request.stream:
             out = await response.json()
@@ -283,6 +296,8 @@ async def generate(
             if not line.startswith(b"data: ") or line.startswith(b"data: [DONE]"):
                 continue
             chunk = json.loads(line[6:])
+            if chunk.get("error", {}).get("code") == 499:
+                return [Answer([], [], [], "abort")]
             assert "error" not in chunk, chunk
             last[chunk.get("index", 0)] = chunk
             if progress is not None:
@@ -319,7 +334,7 @@ def difference(got: Answer, want: Answer, tolerance: float = 1e-4) -> str | None
             min(len(got.tokens), len(want.tokens)),
         )
         return f"token {at}: {got.tokens[at : at + 3]} instead of {want.tokens[at : at + 3]}"
-    for name in ("logprobs", "prompt_logprobs"):
+    for name in ("logprobs", "prompt_logprobs", "top_logprobs"):
         a, b = getattr(got, name), getattr(want, name)
         if len(a) != len(b):
             return f"{len(a)} {name} instead of {len(b)}"

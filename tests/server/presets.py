@@ -28,5 +28,6 @@ BY_LAYER_GROUPS = {
     "MistralForCausalLM": "tiny-mistral",
     "Phi3ForCausalLM": "tiny-phi3",
     "Qwen2ForCausalLM": "tiny-qwen2",
+    "Qwen3VLMoeForConditionalGeneration": "tiny-qwen3-vl-moe",
     "Qwen3_5ForCausalLM": "tiny-qwen3.5-text",
 }

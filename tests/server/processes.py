@@ -42,6 +42,7 @@ class WarmProcess:
         self.args = args
         self.returncode: int | None = None
         self._starter = _starter()
+        log.write_bytes(b"")  # it is read before a busy machine lets the server open it
         start = {"argv": args[args.index("-m") + 1 :], "env": env, "log": str(log)}
         self.pid = _ask(self._starter, start=start)
 

@@ -48,14 +48,18 @@ def write_adapter(folder: Path, seed: int) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
-def flags(tmp_path_factory) -> list[str]:
-    folder = tmp_path_factory.mktemp("adapters")
+def adapter_flags(folder: Path) -> list[str]:
+    """Of a server with three random adapters, which are written to ``folder``."""
     paths = [f"{n}={write_adapter(folder / n, seed)}" for seed, n in enumerate(NAMES)]
     return [
         *("--enable-lora", "--lora-backend", "torch_native", "--lora-paths", *paths),
         *("--max-lora-rank", str(RANK), "--max-loras-per-batch", "3", "--disable-radix-cache"),
     ]
+
+
+@pytest.fixture(scope="module")
+def flags(tmp_path_factory) -> list[str]:
+    return adapter_flags(tmp_path_factory.mktemp("adapters"))
 
 
 async def play(server, beside: bool, attempt: int = 0) -> list[list[dict]]:

@@ -6,7 +6,7 @@ import random
 
 import pytest
 from harness import Request, difference, free_port, layered_command, running
-from timed import run
+from timed import TRIES, run
 
 pytestmark = [pytest.mark.server, pytest.mark.timeout(600)]
 
@@ -42,18 +42,21 @@ def test_answers_with_many_flags(flags, make_model, ask_stock, tmp_path):
     ours = ("--num-layer-groups", "8", "--layered-max-prefill-tokens", "1000", "--enable-metrics")
     command = layered_command(make_model(), free_port(), *ours, *flags.split())
     with running(command, tmp_path / "server.log") as server:
-        answers, _ = run(
-            server,
-            STREAM,
-            (10, FIRST, "first"),
-            (30, LONG, "long"),
-            (33, SHORT, "short"),
-            (80, AGAIN, "again"),
-        )
-        server.wait_idle()
-        assert server.held_tokens() == 0
-        counters = server.counters()
-    assert counters["iterations:merged"] >= 16
-    for request, got in answers.items():
-        problem = difference(got, wanted[request])
-        assert problem is None, f"prompt of {len(request.prompt)}: {problem}"
+        for _ in range(TRIES):
+            before = server.counters()["iterations:merged"]
+            answers, _ = run(
+                server,
+                STREAM,
+                (10, FIRST, "first"),
+                (30, LONG, "long"),
+                (33, SHORT, "short"),
+                (80, AGAIN, "again"),
+            )
+            server.wait_idle()
+            assert server.held_tokens() == 0
+            for request, got in answers.items():
+                problem = difference(got, wanted[request])
+                assert problem is None, f"prompt of {len(request.prompt)}: {problem}"
+            if server.counters()["iterations:merged"] >= before + 16:
+                return
+    pytest.fail("hardly anything was layered")

@@ -24,7 +24,7 @@ from harness import (
 )
 from timed import TRIES
 
-pytestmark = [pytest.mark.server, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.server, pytest.mark.timeout(900)]
 
 RNG = random.Random(11)
 

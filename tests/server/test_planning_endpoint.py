@@ -10,7 +10,7 @@ import pytest
 from harness import Request, difference, free_port, generate, generate_all, layered_command, running
 from timed import TRIES
 
-pytestmark = [pytest.mark.server, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.server, pytest.mark.timeout(900)]
 
 IGNORE_EOS = (("ignore_eos", True),)
 RUNNING = Request(tuple(range(30)), 150, IGNORE_EOS, stream=True)

@@ -11,7 +11,7 @@ from half_way import LONG, SHORT, STREAM
 from harness import answer_of, difference, free_port, layered_command, running
 from timed import TRIES
 
-pytestmark = [pytest.mark.server, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.server, pytest.mark.timeout(900)]
 
 ASKED = [STREAM, LONG[0], SHORT]
 

@@ -58,6 +58,7 @@ ARCHITECTURES: dict[str, Architecture] = {
     "Qwen3ForCausalLM": Architecture(experts=False),
     "Qwen3MoeForCausalLM": Architecture(),
     "Qwen3NextForCausalLM": Architecture(linear=True, staged=False),
+    "Qwen3VLMoeForConditionalGeneration": Architecture(images=True),
     "Qwen3_5ForCausalLM": Architecture(experts=False, linear=True, staged=False),
     "Qwen3_5ForConditionalGeneration": Architecture(
         experts=False, linear=True, staged=False, images=True

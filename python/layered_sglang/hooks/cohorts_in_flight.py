@@ -138,10 +138,47 @@ class CohortsInFlight:
             cohort.num_layers,
             why,
         )
-        if s.chunked_req in cohort.reqs:
+        self._queue_again(cohort.reqs, running_batch)
+
+    def give_way_between_chunks(self, running_batch: ScheduleBatch) -> None:
+        """Put a long prompt that is between two chunks back at the head of the queue: the KV pool ran
+        out. Of its KV the radix cache keeps what nobody needs.
+
+        NOTE: with overlap its last chunk's result may still come, and SGLang skips it for a request that
+        waits. It must not be admitted again before: not in this iteration.
+        """
+        s = self._scheduler
+        logger.warning(
+            "A prompt of %d tokens gives way after %d: the KV cache pool is full",
+            len(s.chunked_req.origin_input_ids),
+            len(s.chunked_req.prefix_indices),
+        )
+        self._queue_again([s.chunked_req], running_batch)
+
+    def next_chunk_has_room(self) -> bool:
+        """Whether a long prompt between two chunks finds KV slots for the next one.
+
+        While a chunk passes its layer groups, running requests decode and take slots, which SGLang's own
+        chunks leave them no time for. It would allocate a chunk that does not fit, and end. With windows
+        it lets the prompt wait.
+        """
+        s = self._scheduler
+        req = s.chunked_req
+        if req is None or self.hold(req) or s.is_hybrid_swa:
+            return True
+        tree = s.tree_cache
+        evictable = tree.full_evictable_size() if tree.supports_mamba() else tree.evictable_size()
+        left = len(req.full_untruncated_fill_ids) - len(req.prefix_indices)
+        need = min(left, s.chunked_prefill_size) + s.page_size
+        return need <= s.token_to_kv_pool_allocator.available_size() + evictable
+
+    def _queue_again(self, reqs: list[Req], running_batch: ScheduleBatch | None) -> None:
+        """Release requests that are in no batch of SGLang's and put them at the head of its queue."""
+        s = self._scheduler
+        if s.chunked_req in reqs:
             s.chunked_req = s._pending_chunked_abort_req = None
         waiting, s.waiting_queue = s.waiting_queue, []
-        for left, req in zip(range(len(cohort.reqs), 0, -1), cohort.reqs, strict=True):
+        for left, req in zip(range(len(reqs), 0, -1), reqs, strict=True):
             if req.to_finish is not None:
                 self._finish_aborted(req)
                 continue
@@ -156,7 +193,7 @@ class CohortsInFlight:
             )
             s._add_request_to_queue(req, is_retracted=True)
         s.waiting_queue += waiting
-        if running_batch is not None:
+        if running_batch is not None and running_batch.reqs:
             tracker = s.new_token_ratio_tracker
             tracker.current = max(
                 tracker.current, tracker.estimate_new_token_ratio_after_retract(running_batch.reqs)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from sglang.srt.managers.schedule_batch import Req, ScheduleBatch
 from sglang.srt.managers.utils import GenerationBatchResult
 
@@ -42,6 +43,24 @@ def relay_first_tokens(
     if batch.return_logprob:
         result.extend_logprob_start_len_per_req = batch.extend_logprob_start_lens
     return CohortResult(batch.copy(), result)
+
+
+def leave_out_retracted(batch: ScheduleBatch, result: GenerationBatchResult) -> None:
+    """Take the prompt log-probabilities of requests retracted since out of a prefill batch's result.
+
+    SGLang passes these requests over, but not their rows: the next request would get them as its own.
+    """
+    output = result.logits_output
+    rows = None if output is None else output.input_token_logprobs
+    if rows is None or not any(req.is_retracted for req in batch.reqs):
+        return
+    if result.copy_done is not None:
+        result.copy_done.synchronize()
+    lengths, starts = result.extend_input_len_per_req, result.extend_logprob_start_len_per_req
+    counts = [max(0, n - start) for n, start in zip(lengths, starts, strict=True)]
+    parts = zip(rows[: sum(counts)].split(counts), batch.reqs, strict=True)
+    left = [part for part, req in parts if not req.is_retracted]
+    output.input_token_logprobs = torch.cat([rows[:0], *left])
 
 
 def forget_unsent_logprobs(reqs: list[Req]) -> None:

@@ -39,6 +39,7 @@ class InterruptibleScheduler(Scheduler):
     """
 
     _cohorts: CohortsInFlight
+    chunked_req: Req | None  # SGLang's
     _pending_chunked_abort_req: Req | None  # SGLang's
 
     def process_input_requests(self, recv_reqs: list[Any]) -> None:
@@ -51,6 +52,9 @@ class InterruptibleScheduler(Scheduler):
         while in_flight and not batch.check_decode_mem(selected_indices=unfinished(batch)):
             # The youngest gives way first, as when SGLang retracts; its prompt is computed least.
             self._cohorts.restart(in_flight[-1], "the KV cache pool is full", batch)
+        waits = self.chunked_req is not None and not self._cohorts.hold(self.chunked_req)
+        if waits and not batch.check_decode_mem(selected_indices=unfinished(batch)):
+            self._cohorts.give_way_between_chunks(batch)
         return super().update_running_batch(batch)
 
     def abort_request(self, recv_req: AbortReq) -> None:

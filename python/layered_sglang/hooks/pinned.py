@@ -105,6 +105,10 @@ PINNED: dict[str, str] = {
     "gate_weight shared_output final_hidden_states",
     f"{_BATCH}:ScheduleBatch.copy": "",
     f"{_BATCH}:Req.init_next_round_input": "tree_cache cow_mamba",
+    "sglang.srt.managers.schedule_policy:PrefillAdder.add_one_req": "req has_chunked_req "
+    "truncation_align_size",
+    "sglang.srt.mem_cache.base_prefix_cache:BasePrefixCache.evictable_size": "",
+    "sglang.srt.mem_cache.base_prefix_cache:BasePrefixCache.full_evictable_size": "",
     f"{_BATCH}:Req.set_finish_with_abort": "error_msg",
     f"{_BATCH}:ScheduleBatch.check_decode_mem": "selected_indices",
     f"{_BATCH}:release_req": "req remaing_req_count server_args req_to_token_pool "

@@ -28,7 +28,11 @@ from sglang.srt.managers.schedule_batch import NextBatchPlan, Req, ScheduleBatch
 from layered_sglang.hooks.admission import AdmissionGate
 from layered_sglang.hooks.cohort import Cohort, CohortResult, LayerGroupStep
 from layered_sglang.hooks.cohorts_in_flight import CohortsInFlight
-from layered_sglang.hooks.first_tokens import forget_unsent_logprobs, relay_first_tokens
+from layered_sglang.hooks.first_tokens import (
+    forget_unsent_logprobs,
+    leave_out_retracted,
+    relay_first_tokens,
+)
 from layered_sglang.hooks.interruptions import InterruptibleScheduler, unfinished
 from layered_sglang.hooks.invariant_checker import (
     CohortAwareInvariantChecker,
@@ -276,6 +280,9 @@ class LayeredScheduler(InterruptibleScheduler):
         if self._cohorts.in_flight and not self._may_overtake(running_batch):
             self._free_what_the_host_cache_has()
             return nothing
+        if not self._cohorts.next_chunk_has_room():
+            self._cohorts.give_way_between_chunks(running_batch)
+            return nothing
         # A long prompt between chunks is work to plan, too: its next chunk has to keep the target.
         work = bool(self.waiting_queue) or self.chunked_req is not None
         if not (self._planner.overtakes and work):
@@ -440,7 +447,7 @@ class LayeredScheduler(InterruptibleScheduler):
         return launched
 
     def process_batch_result(self, batch: ScheduleBatch, result: Any) -> None:
-        super().process_batch_result(batch, result)
+        self._process_result(batch, result)
         launched = getattr(result, "launched_iteration", None)
         if launched is not None:
             seconds = self._log.finish(launched)
@@ -450,5 +457,12 @@ class LayeredScheduler(InterruptibleScheduler):
                 self._clock.measured(launched.number, seconds, launch)
         cohort: CohortResult | None = getattr(result, "cohort_result", None)
         if cohort is not None:
-            super().process_batch_result(cohort.batch, cohort.result)
-            forget_unsent_logprobs(cohort.batch.reqs)
+            self._process_result(cohort.batch, cohort.result)
+
+    def _process_result(self, batch: ScheduleBatch, result: Any) -> None:
+        """SGLang's, and what it leaves wrong of requests retracted before their first token came."""
+        if not batch.forward_mode.is_extend():
+            return super().process_batch_result(batch, result)
+        leave_out_retracted(batch, result)
+        super().process_batch_result(batch, result)
+        forget_unsent_logprobs(batch.reqs)

@@ -98,6 +98,12 @@ _ENTRIES = (
     ),
     Preset("tiny-qwen3.5-text", "the same as tiny-qwen3.5, text only", tiny.QWEN3_5_TEXT, True),
     Preset(
+        "tiny-qwen3-vl-moe",
+        "Qwen3-VL-MoE, 8 layers, 16 experts, top-4, takes images",
+        tiny.QWEN3_VL_MOE,
+        True,
+    ),
+    Preset(
         "tiny-glm4-moe-lite",
         "GLM-4.7-Flash, latent attention, 1 dense and 7 MoE layers, 16 experts, top-4",
         tiny.GLM4_MOE_LITE,

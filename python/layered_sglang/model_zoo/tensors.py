@@ -240,6 +240,19 @@ def _qwen3_moe_layer(config: Config, layer: int, prefix: str) -> Iterator[Tensor
         yield from _gated_mlp(config, expert_prefix, config["moe_intermediate_size"], routed=True)
 
 
+def _qwen3_vl_moe_layer(config: Config, layer: int, prefix: str) -> Iterator[TensorSpec]:
+    yield from _attention(config, prefix, norm=True)
+    hidden, intermediate = config["hidden_size"], config["moe_intermediate_size"]
+    count = config["num_experts"]
+    yield TensorSpec(f"{prefix}.mlp.gate.weight", (count, hidden), Role.ROUTER)
+    # All experts of a layer in one tensor, gate before up.
+    experts = f"{prefix}.mlp.experts"
+    shape = (count, hidden, 2 * intermediate)
+    yield TensorSpec(f"{experts}.gate_up_proj", shape, Role.GATE_UP, routed=True)
+    shape = (count, intermediate, hidden)
+    yield TensorSpec(f"{experts}.down_proj", shape, Role.DOWN, routed=True)
+
+
 def _mixtral_layer(config: Config, layer: int, prefix: str) -> Iterator[TensorSpec]:
     yield from _attention(config, prefix)
     yield from _mixtral_experts(config, f"{prefix}.block_sparse_moe")
@@ -470,4 +483,5 @@ _LAYERS: dict[str, Callable[[Config, int, str], Iterator[TensorSpec]]] = {
     "qwen3_5_text": _qwen3_5_layer,
     "qwen3_moe": _qwen3_moe_layer,
     "qwen3_next": _qwen3_next_layer,
+    "qwen3_vl_moe_text": _qwen3_vl_moe_layer,
 }

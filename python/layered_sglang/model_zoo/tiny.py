@@ -299,6 +299,25 @@ QWEN3_5_MOE_TEXT: dict[str, Any] = {
 
 QWEN3_5_TEXT: dict[str, Any] = {**_QWEN3_5_DENSE_TEXT, "architectures": ["Qwen3_5ForCausalLM"]}
 
+# As Qwen3-MoE, with positions of three numbers each; all experts of a layer in one tensor. The published
+# ones also add what their encoder's layers give to the first decoder layers: only where images are.
+QWEN3_VL_MOE: dict[str, Any] = {
+    **_IMAGE_TOKENS,
+    "architectures": ["Qwen3VLMoeForConditionalGeneration"],
+    "model_type": "qwen3_vl_moe",
+    "text_config": {
+        **{key: QWEN3_MOE[key] for key in QWEN3_MOE if key != "architectures"},
+        "model_type": "qwen3_vl_moe_text",
+        "moe_intermediate_size": 128,  # transformers tells the experts' dimensions by their sizes
+        "rope_scaling": {
+            "mrope_interleaved": True,
+            "mrope_section": [12, 10, 10],
+            "rope_type": "default",
+        },
+    },
+    "vision_config": {**_VISION, "model_type": "qwen3_vl_moe"},
+}
+
 _DEEPSEEK: dict[str, Any] = {
     **_COMMON,
     "attention_bias": False,
