@@ -13,7 +13,15 @@ refusals = pytest.importorskip("layered_sglang.hooks.refusals")
 
 #: Flag -> the ServerArgs values that ask for it.
 ASKED = {
-    "--speculative-algorithm": {"speculative_algorithm": "EAGLE"},
+    "--speculative-algorithm": {"speculative_algorithm": "NGRAM"},
+    "--speculative-algorithm and --enable-lora": {
+        "speculative_algorithm": "EAGLE",
+        "enable_lora": True,
+    },
+    "--speculative-algorithm and --enable-hierarchical-cache": {
+        "speculative_algorithm": "EAGLE",
+        "enable_hierarchical_cache": True,
+    },
     "--decoupled-spec-role": {"decoupled_spec_role": "verifier"},
     "--pp-size": {"pp_size": 2},
     "--dwdp-size": {"dwdp_size": 2, "enable_dp_attention": True},

@@ -350,3 +350,21 @@ def test_a_dense_model(server_args) -> None:
     assert moe_runner.hand_over(dense, server_args, "auto") == "none: a dense model"
     with pytest.raises(StartRefused, match="experts: the model has none"):
         moe_runner.hand_over(dense, server_args, "layered")
+
+
+@pytest.mark.parametrize("draft", [True, False])
+def test_a_dense_draft_model_does_not_end_the_start(draft, server_args, monkeypatch):
+    config = types.SimpleNamespace(moe_kernels="layered")
+    monkeypatch.setattr(moe_runner, "layered_config", lambda args: config)
+    runner = types.SimpleNamespace(
+        model=torch.nn.Linear(2, 2),
+        server_args=server_args,
+        is_draft_worker=draft,
+        ps=types.SimpleNamespace(tp_rank=1),
+    )
+    if draft:
+        moe_runner.choose_moe_kernels(None, runner)
+        assert runner.experts_text == "none: a dense model"
+    else:
+        with pytest.raises(StartRefused, match="the model has none"):
+            moe_runner.choose_moe_kernels(None, runner)

@@ -24,17 +24,27 @@ pytestmark = [
 
 @pytest.mark.parametrize("preset", BY_LAYER_GROUPS.values())
 def test_logits_are_stock_sglangs(preset, make_model, tmp_path):
-    folder, logits, log = make_model(preset), tmp_path / "logits.pt", tmp_path / "log"
+    folder, logits = make_model(preset), tmp_path / "logits.pt"
+    run_module(tmp_path / "log", "by_layer_groups", str(folder), str(logits))
+    expect_transformers_logits(folder, torch.load(logits))
+
+
+@pytest.mark.parametrize("preset", ["tiny", "tiny-gpt-oss", "tiny-deepseek-v3", "tiny-glm4-moe"])
+def test_a_draft_reads_the_same_hidden_states(preset, make_model, tmp_path):
+    """EAGLE-3's: models differ in how they capture what it reads."""
+    run_module(tmp_path / "log", "captured_layers", str(make_model(preset)))
+
+
+def run_module(log: Path, *arguments: str) -> None:
+    """A Python module of this folder, as a process of its own."""
     here = {"PYTHONPATH": os.pathsep.join((str(Path(__file__).parent), *sys.path))}
-    command = [sys.executable, "-m", "by_layer_groups", str(folder), str(logits)]
-    process = start(command, log, here)
+    process = start([sys.executable, "-m", *arguments], log, here)
     try:
         assert process.wait(500) == 0, log.read_text()[-3000:]
     except subprocess.TimeoutExpired:
         pytest.fail(f"never ended\n{log.read_text()[-3000:]}")
     finally:
         stop(process)
-    expect_transformers_logits(folder, torch.load(logits))
 
 
 def expect_transformers_logits(folder: Path, got: torch.Tensor) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -56,6 +56,8 @@ class CohortState:
         inputs: what they were built from; whoever launches kernels that read it holds it.
         planned: whether the attention backend holds this cohort's metadata.
         carried: activations after the last layer run; ``None`` before layer 0 and after the end.
+        captured: ``[tokens, hidden_size]`` each: inputs of the layers that a draft model reads (EAGLE-3),
+            of those that ran.
         loads: number of the loads from SGLang's host KV cache that bring its cached prefix, layer by
             layer; -1: it needs none.
     """
@@ -64,7 +66,12 @@ class CohortState:
     inputs: list[Any] | None = None
     planned: bool = False
     carried: CarriedRows | None = None
+    captured: list[torch.Tensor] = field(default_factory=list)
     loads: int = -1
+
+    def made_for_launch(self) -> list[Any]:
+        """What launched kernels read; whoever launches them holds it until they are over."""
+        return [self.forward_batch, self.inputs]
 
     def park(self) -> None:
         """Make way for another cohort: own what may lie in rows and metadata that cohorts share."""
@@ -75,4 +82,5 @@ class CohortState:
     def drop(self) -> None:
         """Let go of everything: the cohort was aborted or restarted."""
         self.forward_batch = self.inputs = self.carried = None
+        self.captured = []
         self.planned = False

@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import torch
@@ -195,8 +196,15 @@ class LayerGroupExecutor:
         """The cohort alone through ``layers``."""
         cohort = state.forward_batch
         assert cohort is not None
+        out: CarriedRows | torch.Tensor | None = state.carried
+        borders = [i for i in self.model.captured if layers.start <= i < layers.end]
         with self.attention.waiting_for(state.loads):
-            out = self.model.run(layers, cohort, state.carried, self.attention.cohort)
+            for part in pairwise(sorted({*layers, *borders})):
+                if part[0] in borders:
+                    assert isinstance(out, CarriedRows)
+                    state.captured.append(out.hidden + out.residual)
+                out = self.model.run(LayerGroup(*part), cohort, out, self.attention.cohort)
+        assert out is not None
         return self._leave(state, cohort, out)
 
     def _activate(self, state: CohortState) -> None:
@@ -243,7 +251,8 @@ class LayerGroupExecutor:
             return None
         state.carried = None
         self._active = None
-        return self.model.logits(cohort, out)
+        captured, state.captured = state.captured, []
+        return self.model.logits(cohort, out, captured)
 
 
 def merge_inputs(cohort: ForwardBatch, decode: ForwardBatch) -> ForwardBatch:

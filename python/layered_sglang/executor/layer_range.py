@@ -10,7 +10,7 @@ A model whose decoder knows no stages has its layers called here (``Architecture
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -74,6 +74,11 @@ class LayerRangeModel:
             raise ValueError(f"expected layers 0 … {self.num_layers} on this rank, found {whole}")
 
     @property
+    def captured(self) -> Sequence[int]:
+        """Layers whose input a draft model reads (EAGLE-3), ascending; SGLang tells the model late."""
+        return sorted(getattr(self._stack, "layers_to_capture", None) or ())
+
+    @property
     def layers(self) -> Any:
         """The decoder layers, first to last."""
         return self._stack.layers
@@ -128,7 +133,8 @@ class LayerRangeModel:
                 rows.input_ids, self.positions(rows), rows, None, pp_proxy_tensors=proxy
             )
         if layers.end == self.num_layers:
-            return out
+            # Some models mark the layers themselves; what the last stage captures was captured here.
+            return out[0] if isinstance(out, tuple) else out
         return CarriedRows(out["hidden_states"], out["residual"])
 
     def _run_layers(
@@ -154,11 +160,19 @@ class LayerRangeModel:
         return self._stack.norm(hidden, residual)[0]
 
     @torch.no_grad()
-    def logits(self, rows: ForwardBatch, hidden: torch.Tensor) -> LogitsProcessorOutput:
-        """SGLang's logits (and prompt logprobs) of normed hidden states ``[tokens, hidden_size]``."""
+    def logits(
+        self,
+        rows: ForwardBatch,
+        hidden: torch.Tensor,
+        captured: list[torch.Tensor] | None = None,
+    ) -> LogitsProcessorOutput:
+        """SGLang's logits (and prompt logprobs) of normed hidden states ``[tokens, hidden_size]``.
+
+        ``captured``: the inputs of :attr:`captured` layers, likewise, which it hands on to the draft.
+        """
         model = self._model
         self._prepare_adapters(rows)
-        return model.logits_processor(rows.input_ids, hidden, model.lm_head, rows)
+        return model.logits_processor(rows.input_ids, hidden, model.lm_head, rows, captured or None)
 
     def _prepare_adapters(self, rows: ForwardBatch) -> None:
         if self._adapters is not None:
@@ -169,12 +183,17 @@ class LayerRangeModel:
         """Within it the decoder is the pipeline stage of ``layers``."""
         stack = self._stack
         before = (stack.start_layer, stack.end_layer, stack.pp_group)
+        captured = getattr(stack, "layers_to_capture", None)
         stack.start_layer, stack.end_layer = layers
         stack.pp_group = _STAGES[layers.start == 0, layers.end == self.num_layers]
+        if captured:
+            stack.layers_to_capture = []  # a stage before the last would lose what it captures
         try:
             yield
         finally:
             stack.start_layer, stack.end_layer, stack.pp_group = before
+            if captured:
+                stack.layers_to_capture = captured
 
     @contextmanager
     def _ending(self, layers: LayerGroup) -> Iterator[None]:

@@ -152,6 +152,7 @@ def memory_needs(
     graph_sizes: tuple[int, ...] = (),
     graphs: int = 0,
     whole_step_layers: int = 0,
+    captured: int = 0,
 ) -> MemoryNeeds:
     """What a server with these limits needs.
 
@@ -163,20 +164,23 @@ def memory_needs(
         graphs: captured graphs of layers or parts of them, in all.
         whole_step_layers: layers in decode's graphs that are captured once more for a part of the GPU, in
             all; 0: the GPU is not partitioned.
+        captured: layers whose input is kept for a draft model.
     """
     longest = cohort_tokens + decode_rows
-    captured = 0
+    in_graphs = 0
     if graphs:
         most = max((*graph_sizes, decode_rows))
         own = rows.carried_bytes(most) + rows.carried_bytes(decode_rows)
-        captured = graphs * GRAPH_BYTES + own + rows.layer_bytes(most) + rows.experts_bytes(most)
+        in_graphs = graphs * GRAPH_BYTES + own + rows.layer_bytes(most) + rows.experts_bytes(most)
     layer = round(ALLOCATOR * rows.layer_bytes(longest))
     experts = round(ALLOCATOR * rows.experts_bytes(longest))
     lane = 0
     if whole_step_layers:
-        captured += PARTITION_BYTES + whole_step_layers * WHOLE_STEP_LAYER_BYTES
+        in_graphs += PARTITION_BYTES + whole_step_layers * WHOLE_STEP_LAYER_BYTES
         lane = layer + experts
-    return MemoryNeeds(COHORTS * rows.carried_bytes(cohort_tokens), layer, experts, captured, lane)
+    # What is captured is half as wide as what is carried, which has a residual.
+    carried = COHORTS * (2 + captured) * rows.carried_bytes(cohort_tokens) // 2
+    return MemoryNeeds(carried, layer, experts, in_graphs, lane)
 
 
 def size(number: int) -> str:

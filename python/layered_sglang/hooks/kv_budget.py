@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from sglang.srt.model_executor.model_runner import ModelRunner
 
 
+#: Layers that an EAGLE-3 draft reads, unless its configuration says which.
+EAGLE3_LAYERS = 3
+
+
 class BudgetedKVCacheConfigurator(KVCacheConfigurator):
     """Takes ``needs`` off each budget: SGLang's first one, and the one after graph capture."""
 
@@ -44,7 +48,8 @@ def needs_of(runner: ModelRunner) -> MemoryNeeds:
     hf_config = runner.model_config.hf_text_config.to_dict()
     rows = RowSizes.from_config(hf_config, runner.model_config.dtype.itemsize, args.tp_size)
     decode, layers = args.cuda_graph_config.decode, runner.model_config.num_hidden_layers
-    captures = runner.device == "cuda" and decode.backend == Backend.FULL
+    speculates = runner.spec_algorithm.is_speculative()
+    captures = runner.device == "cuda" and decode.backend == Backend.FULL and not speculates
     batches = list(decode.bs or ()) if captures else []
     merged: list[int] = []
     if batches and args.ep_size == 1:
@@ -56,4 +61,13 @@ def needs_of(runner: ModelRunner) -> MemoryNeeds:
         tuple(merged),
         layers * (len(batches) + 2 * len(merged)),  # merged ones in two parts: attention is between
         layers * len(batches) if config.layered_execution == "overlapped" else 0,
+        captured=_captured_layers(runner),
     )
+
+
+def _captured_layers(runner: ModelRunner) -> int:
+    """Layers whose input is kept for a draft model."""
+    draft = runner.spec_aux_config
+    if not draft.eagle_use_aux_hidden_state:
+        return 0
+    return len(draft.eagle_aux_hidden_state_layer_ids or ()) or EAGLE3_LAYERS

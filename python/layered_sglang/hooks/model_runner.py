@@ -33,6 +33,10 @@ class _MemoryTaken:
         return (before - self._free) / 2**30
 
 
+def _nothing() -> None:
+    """Decode follows, and says itself when it has read the tables."""
+
+
 class LayeredModelRunner(ModelRunner):
     """Forward batches that carry a ``layer_group_step`` go to the executor, all others to SGLang."""
 
@@ -56,6 +60,11 @@ class LayeredModelRunner(ModelRunner):
         runner = self.decode_cuda_graph_runner
         if self.server_args.enable_lora:
             self.graphs_text = "none with --enable-lora"
+        elif self.spec_algorithm.is_speculative():
+            self.graphs_text = "none with --speculative-algorithm"
+            self._refuse_captured_ends()
+            if self.device == "cuda":
+                self._load_kernels(decode_rows=0)
         elif isinstance(runner, DecodeCudaGraphRunner) and isinstance(
             runner.backend, FullCudaGraphBackend
         ):
@@ -65,12 +74,7 @@ class LayeredModelRunner(ModelRunner):
                 self, config.layered_cuda_graph_max_tokens, self._partitioning(config)
             )
             self.graphs_text += f" ({taken.since():.1f} GiB)"
-            most_rows = self._rows_to_load_kernels_for(config, int(runner.max_bs))
-            if most_rows:
-                self.layer_groups.load_kernels(most_rows, self.device)
-                self.graphs_text += (
-                    f"; kernels for up to {most_rows} rows ({taken.since():.1f} GiB)"
-                )
+            self._load_kernels(int(runner.max_bs))
         if (
             self.graphs_text.startswith("none")
             and layered_config(self.server_args).layered_execution == "overlapped"
@@ -80,12 +84,26 @@ class LayeredModelRunner(ModelRunner):
                 "none on this device or with these flags; use merged"
             )
 
-    def _rows_to_load_kernels_for(self, config: LayeredConfig, decode_rows: int) -> int:
-        """The most rows of a layer group; 0 where kernels do not depend on the number of rows: those of
-        deterministic inference, of which each number takes long."""
+    def _refuse_captured_ends(self) -> None:
+        """Refuse drafts that read what no layer group begins with."""
+        captured = self.layer_groups.model.captured
+        ends = {0, self.layer_groups.model.num_layers}.intersection(captured)
+        if ends:
+            raise StartRefused(
+                "layered prefill does not work with a draft model that reads the embeddings or the last "
+                f"layer's output (this one reads what comes before layers {captured} of "
+                f"{self.layer_groups.model.num_layers}); use another, or --prefill-schedule chunked"
+            )
+
+    def _load_kernels(self, decode_rows: int) -> None:
+        """Load the kernels of layer groups without graphs. Not where they depend on the number of rows:
+        those of deterministic inference, of which each number takes long."""
         if self.server_args.enable_deterministic_inference:
-            return 0
-        return config.layered_max_prefill_tokens + decode_rows
+            return
+        taken = _MemoryTaken()
+        most_rows = layered_config(self.server_args).layered_max_prefill_tokens + decode_rows
+        self.layer_groups.load_kernels(most_rows, self.device)
+        self.graphs_text += f"; kernels for up to {most_rows} rows ({taken.since():.1f} GiB)"
 
     def _partitioning(self, config: LayeredConfig) -> Partitioning | None:
         """The lanes of ``--layered-execution overlapped``.
@@ -108,6 +126,14 @@ class LayeredModelRunner(ModelRunner):
                 f"--layered-execution overlapped cannot partition this GPU: {error}; use merged"
             ) from error
 
+    @property
+    def decode_graph_sizes(self) -> tuple[int, ...]:
+        """Batch sizes that decode beside a layer group replays graphs of, ascending; empty without."""
+        runner = self.decode_cuda_graph_runner
+        if not self.spec_algorithm.is_speculative():
+            return self.layer_groups.decode_sizes
+        return tuple(runner.capture_bs) if isinstance(runner, DecodeCudaGraphRunner) else ()
+
     def describe_memory(self) -> str:
         """What was taken from the KV cache's share, and the cache, for the start-up banner."""
         taken = self.kv_cache_configurator.describe()
@@ -129,8 +155,10 @@ class LayeredModelRunner(ModelRunner):
             # States of linear attention begin as zeros or as the cached prefix's. SGLang sees to that
             # for the batch that it was given, once.
             self._maybe_execute_deferred_mamba_cow_and_clear(state.forward_batch)
+        apart = decode is None and not step.is_last
+        planned = _nothing if apart else self._publish_tables_read
         with profile_range(f"layer_group{step.layers} tokens={step.cohort.tokens}"):
-            logits = self.layer_groups.run(decode, state, step.layers, self._publish_tables_read)
+            logits = self.layer_groups.run(decode, state, step.layers, planned)
         if decode is None:
             return ModelRunnerOutput(logits_output=logits.cohort, can_run_graph=False)
         output = ModelRunnerOutput(logits_output=logits.decode, can_run_graph=False)

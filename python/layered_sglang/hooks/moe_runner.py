@@ -39,10 +39,15 @@ def choose_moe_kernels(_result: None, runner: ModelRunner) -> None:
     Raises:
         StartRefused: ``--moe-kernels layered``, and a layer's experts cannot be served.
     """
-    choice = layered_config(runner.server_args).moe_kernels
+    choice, of = layered_config(runner.server_args).moe_kernels, ""
+    if runner.is_draft_worker:
+        choice, of = (
+            "auto" if choice == "layered" else choice,
+            " of the draft model",
+        )  # it may have none
     runner.experts_text = hand_over(runner.model, runner.server_args, choice)
     if runner.ps.tp_rank == 0:
-        logger.info("experts: %s", runner.experts_text)
+        logger.info("experts%s: %s", of, runner.experts_text)
 
 
 def hand_over(model: torch.nn.Module, server_args: ServerArgs, choice: str) -> str:

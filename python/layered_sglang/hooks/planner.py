@@ -71,13 +71,16 @@ def _make_estimator(
         coefficients = profile.coefficients  # the router is this model's own
         correction = OnlineCorrection(FITTED_LIMIT)
         source = f"profile {path.name}"
-    executor = runner.layer_groups
+    if runner.spec_algorithm.is_speculative():
+        # What drafting and verifying take is learnt while serving.
+        correction = OnlineCorrection(NOMINAL_LIMIT, first=FIRST)
+    sizes = runner.decode_graph_sizes
     model = CostModel(
         ModelShape.from_config(hf_config, runner.model_config.dtype.itemsize, args.tp_size, spread),
         coefficients,
-        graph_rows=executor.graph_rows,
-        decode_sizes=executor.decode_sizes,
-        decode_graphs=executor.decode_graphs,
+        graph_rows=runner.layer_groups.graph_rows,
+        decode_sizes=sizes,
+        decode_graphs=bool(sizes),
         prefill_graph_rows=_prefill_graph_rows(runner),
         overlap=overlap,
     )

@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 WAY_ON = "use --prefill-schedule chunked to serve with SGLang's own prefill"
 
 
+#: Speculative algorithms (NEXTN is EAGLE to SGLang).
+SPECULATIVE = ("EAGLE", "EAGLE3", "STANDALONE")
+
+
 class Refusal(NamedTuple):
     flag: str
     asked: Callable[[ServerArgs], object]
@@ -37,8 +41,18 @@ HOST_CACHE_STORE = Refusal(
 REFUSALS: tuple[Refusal, ...] = (
     Refusal(
         "--speculative-algorithm",
-        lambda a: a.speculative_algorithm,
-        "draft and verify batches are not cut by layers",
+        lambda a: a.speculative_algorithm not in (None, *SPECULATIVE) or a.enable_multi_layer_eagle,
+        f"prompts were tried with {', '.join(SPECULATIVE)} (and one draft layer) only",
+    ),
+    Refusal(
+        "--speculative-algorithm and --enable-lora",
+        lambda a: a.speculative_algorithm and (a.enable_lora or a.lora_paths),
+        "adapters are loaded for one batch, and decode is several",
+    ),
+    Refusal(
+        "--speculative-algorithm and --enable-hierarchical-cache",
+        lambda a: a.speculative_algorithm and a.enable_hierarchical_cache,
+        "layer groups are not known to wait for a draft's keys and values",
     ),
     Refusal(
         "--decoupled-spec-role",
@@ -246,6 +260,11 @@ def _refuse_model(server_args: ServerArgs, layered: LayeredConfig) -> None:
         raise ConfigError(
             f"layered prefill does not work with --enable-lora and {kind} yet: adapters differ between "
             f"prompt and decode rows, which run as one batch; {WAY_ON}"
+        )
+    if kind == "linear attention" and server_args.speculative_algorithm:
+        raise ConfigError(
+            f"layered prefill does not work with --speculative-algorithm and {kind} yet: states are "
+            f"rolled back to what was accepted, beside prompts whose states advance; {WAY_ON}"
         )
     if server_args.enable_hierarchical_cache and kind:
         raise ConfigError(

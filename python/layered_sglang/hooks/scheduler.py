@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Iterable
 from typing import Any
 
 from sglang.srt.managers.io_struct import AttachHiCacheStorageReqOutput
@@ -58,7 +59,7 @@ from layered_sglang.hooks.views import (
     strictest_target,
 )
 from layered_sglang.moe.library import native_status
-from layered_sglang.scheduling import Admission, DecodeWork, Lessons
+from layered_sglang.scheduling import Admission, DecodeWork, LayerGroup, Lessons
 from layered_sglang.telemetry.banner import banner
 from layered_sglang.telemetry.metrics import LayeredMetrics
 from layered_sglang.telemetry.trace import IterationTrace, trace_file
@@ -86,6 +87,7 @@ class LayeredScheduler(InterruptibleScheduler):
         self._clock = RankClock()
         self._unmeasured: dict[int, LaunchedIteration] = {}
         self._default_target = None if config.itl_slo_ms is None else config.itl_slo_ms / 1000
+        self._speculates = server_args.speculative_algorithm is not None
         super().__init__(server_args, *args, **kwargs)
         runner = self.tp_worker.model_runner
         self._num_layers = runner.layer_groups.model.num_layers
@@ -228,20 +230,52 @@ class LayeredScheduler(InterruptibleScheduler):
         decode = plan.batch_to_run
         reqs = () if decode is None else decode.reqs
         rows = DecodeWork() if decode is None else batch_decode_work(decode)
-        view = cohort.view(rows, strictest_target(reqs, self._default_target))
-        step = cohort.advance(self._planner.next_layer_group(view), rows)
+        layers = self._next_layer_group(cohort, rows, reqs)
+        if decode is None:
+            # Nobody decodes: SGLang sees an ordinary prefill batch.
+            assert layers.end == self._num_layers, "with nobody decoding, all remaining layers run"
+            return self._as_prefill(cohort, layers, plan.running_batch)
+        if self._speculates and layers.end == self._num_layers:
+            # As planned before some of the rows were retracted, it was not the last one.
+            layers = LayerGroup(layers.start, self._num_layers - 1)
+            if layers.start == layers.end:
+                return plan
+        self._step = step = cohort.advance(layers, rows)
         if step.is_last:
             self._cohorts.remove(cohort)
-        if decode is not None:
-            self._step = step
-            self._cohorts.launched = cohort if step.is_last else None
-            return plan
-        # Nobody decodes: the cohort's own batch runs, and SGLang sees an ordinary prefill batch.
-        assert step.is_last, "with nobody decoding, a policy runs all remaining layers"
-        self._step = step if step.layers.start > 0 else None
-        return NextBatchPlan(batch_to_run=cohort.batch, running_batch=plan.running_batch)
+            self._cohorts.launched = cohort
+        return plan
+
+    def _next_layer_group(
+        self, cohort: Cohort, rows: DecodeWork, reqs: Iterable[Req]
+    ) -> LayerGroup:
+        view = cohort.view(rows, strictest_target(reqs, self._default_target))
+        return self._planner.next_layer_group(view)
+
+    def _as_prefill(
+        self, cohort: Cohort, layers: LayerGroup, running_batch: ScheduleBatch
+    ) -> NextBatchPlan:
+        """The cohort's own batch runs its last ``layers``; to SGLang it is any prefill batch."""
+        step = cohort.advance(layers, DecodeWork())
+        self._cohorts.remove(cohort)
+        self._step = step if not step.is_first else None
+        return NextBatchPlan(batch_to_run=cohort.batch, running_batch=running_batch)
 
     def get_new_batch_prefill(self, running_batch: ScheduleBatch) -> NextBatchPlan:
+        plan = self._admit_cohort(running_batch)
+        if plan.batch_to_run is not None or not (self._speculates and self._cohorts.in_flight):
+            return plan
+        # The draft model reads the prompt when the model has: SGLang's worker sees to that for prefill
+        # batches, so a cohort ends as one.
+        cohort = self._cohorts.in_flight[-1]
+        reqs = [running_batch.reqs[i] for i in unfinished(running_batch)]
+        layers = self._next_layer_group(cohort, decode_work(reqs), reqs)
+        if layers.end < self._num_layers:
+            return plan
+        return self._as_prefill(cohort, layers, running_batch)
+
+    def _admit_cohort(self, running_batch: ScheduleBatch) -> NextBatchPlan:
+        """Admit prompts as a cohort, which no batch holds, or as SGLang's own prefill batch."""
         nothing = NextBatchPlan(batch_to_run=None, running_batch=running_batch)
         if self._cohorts.in_flight and not self._may_overtake(running_batch):
             self._free_what_the_host_cache_has()
@@ -360,11 +394,16 @@ class LayeredScheduler(InterruptibleScheduler):
         if not self.enable_lora:
             # Adapters are loaded on the forward stream, or decode might lose its own.
             self.tp_worker.cohort_inputs(step.cohort)
-        batch.layer_group_step = step
-        try:
+        if self._speculates and batch is not step.cohort.batch:
+            self._launch_apart(step)
             result = super().run_batch(batch, *args, **kwargs)
-        finally:
-            del batch.layer_group_step
+            self._keep_alive(step.cohort)
+        else:
+            batch.layer_group_step = step
+            try:
+                result = super().run_batch(batch, *args, **kwargs)
+            finally:
+                del batch.layer_group_step
         if self.metrics_reporter.is_stats_logging_rank:
             log_layer_group(batch, step)
         if batch is not step.cohort.batch and step.is_last:
@@ -372,6 +411,22 @@ class LayeredScheduler(InterruptibleScheduler):
                 self, step.cohort, batch, result.cohort_result
             )
         return result
+
+    def _launch_apart(self, step: LayerGroupStep) -> None:
+        """Launch a layer group right before decode, which is several forwards of SGLang's: a draft's,
+        the model's that verifies it, the draft's again."""
+        if not self.enable_overlap:
+            self.tp_worker.run_layer_group(step)
+            return
+        with self.forward_stream_ctx:
+            self.forward_stream.wait_stream(self.schedule_stream)
+            self.tp_worker.run_layer_group(step)
+
+    def _keep_alive(self, cohort: Cohort) -> None:
+        """Hold what launched kernels read of ``cohort``, made on the schedule stream, as long as SGLang
+        holds the batch beside it."""
+        if self.enable_overlap:
+            self.batch_record_buf[self.batch_record_ct] += cohort.state.made_for_launch()
 
     def _log_launch(self, batch: ScheduleBatch, step: LayerGroupStep | None) -> LaunchedIteration:
         kind = iteration_kind(batch, step)

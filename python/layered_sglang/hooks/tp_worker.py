@@ -47,6 +47,8 @@ class LayeredTpWorker(TpModelWorker):
         if batch is cohort.batch:
             # The scheduler has swapped in the forward-only copy of the sampling info.
             rows = cohort_rows
+            if kwargs.get("capture_hidden_mode") is not None:
+                rows.capture_hidden_mode = kwargs["capture_hidden_mode"]  # a draft reads them
             rows.sampling_info = _with_grammars(batch.sampling_info, batch)
         else:
             rows = self._inputs(batch)
@@ -62,9 +64,19 @@ class LayeredTpWorker(TpModelWorker):
             result.cohort_result = self._first_tokens(cohort, rows.cohort_logits)
         # The cohort's device tensors were made on the schedule stream: hold them, like SGLang holds
         # the decode batch's, until this forward is surely over.
-        held = cohort_rows, cohort.state.inputs
+        held = cohort.state.made_for_launch()
         result.extra_keep_alive_refs = [*(result.extra_keep_alive_refs or ()), *held]
         return result
+
+    def run_layer_group(self, step: LayerGroupStep) -> None:
+        """Launch a layer group by itself, not its cohort's last."""
+        rows = self.cohort_inputs(step.cohort)
+        rows.layer_group_step = step
+        self.set_hicache_consumer(-1)
+        try:
+            self.model_runner.forward(rows)
+        finally:
+            del rows.layer_group_step
 
     def _inputs(self, batch: ScheduleBatch) -> ForwardBatch:
         return ForwardBatch.init_new(

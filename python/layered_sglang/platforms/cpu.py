@@ -52,6 +52,10 @@ class PortableCpuPlatform(CpuDeviceMixin, SRTPlatform):
             # The others are GPU kernels.
             server_args.hicache_io_backend = "direct"
             server_args.hicache_mem_layout = "layer_first"
+        if server_args.speculative_algorithm is not None:
+            from layered_sglang.platforms.speculative import keep_overlap_schedule
+
+            keep_overlap_schedule()
         if server_args.tp_size > 1:
             os.environ.setdefault("SGLANG_CPU_OMP_THREADS_BIND", share_cores(server_args.tp_size))
             # torch's wheels bring NCCL along even where no GPU is; SGLang uses it where it loads.
@@ -70,6 +74,7 @@ class PortableCpuPlatform(CpuDeviceMixin, SRTPlatform):
         from layered_sglang.platforms.host_cache import build_host_pools
         from layered_sglang.platforms.kv_pools import build_windowed_pools
         from layered_sglang.platforms.latent_prefix import choose_as_on_a_gpu
+        from layered_sglang.platforms.speculative import replace_speculative_kernels
         from layered_sglang.platforms.torch_attention import TorchAttention
         from layered_sglang.platforms.torch_kernels import (
             replace_kernels_of_models,
@@ -87,6 +92,7 @@ class PortableCpuPlatform(CpuDeviceMixin, SRTPlatform):
         replace_triton_kernels()
         replace_linear_attention_kernels()
         replace_kernels_of_models()
+        replace_speculative_kernels()
 
     def get_default_attention_backend(self) -> str:
         return "torch_native"

@@ -30,7 +30,16 @@ class Slots:
 
 
 class TorchAttention(TorchNativeAttnBackend):
-    """``torch_native`` and what gpt-oss and DeepSeek need on top of it."""
+    """``torch_native`` and what gpt-oss, DeepSeek and speculative decoding need on top of it.
+
+    Args:
+        model_runner: SGLang's.
+        steps_ahead: of a draft's chain: decode rows are that many tokens further than their batch says.
+    """
+
+    def __init__(self, model_runner: Any, steps_ahead: int = 0) -> None:
+        super().__init__(model_runner)
+        self._steps_ahead = steps_ahead
 
     def _run_sdpa_forward_extend(
         self, query: torch.Tensor, output: torch.Tensor, *args: Any, **kwargs: Any
@@ -59,6 +68,16 @@ class TorchAttention(TorchNativeAttnBackend):
         latent = isinstance(self.token_to_kv_pool, MLATokenToKVPool)
         if latent and k is not None and v is not None and not save_kv_cache:
             return self._attend_to_given(q, k, v, layer, forward_batch)
+        if forward_batch.forward_mode.is_target_verify():
+            drafts = torch.full_like(
+                forward_batch.seq_lens, forward_batch.spec_info.draft_token_num
+            )
+            return self._attend(
+                q, k, v, layer, forward_batch, drafts, save_kv_cache, sinks, ahead=drafts
+            )
+        if forward_batch.forward_mode.is_draft_extend_v2():
+            counts = forward_batch.extend_seq_lens
+            return self._attend(q, k, v, layer, forward_batch, counts, save_kv_cache, sinks)
         if sinks is None and not self.use_sliding_window_kv_pool:
             return super().forward_extend(q, k, v, layer, forward_batch, save_kv_cache)
         return self._attend(
@@ -75,9 +94,14 @@ class TorchAttention(TorchNativeAttnBackend):
         save_kv_cache: bool = True,
         sinks: torch.Tensor | None = None,
     ) -> torch.Tensor:
+        one_each = torch.ones_like(forward_batch.seq_lens)
+        if self._steps_ahead:
+            ahead = one_each * self._steps_ahead
+            return self._attend(
+                q, k, v, layer, forward_batch, one_each, save_kv_cache, sinks, ahead=ahead
+            )
         if sinks is None and not self.use_sliding_window_kv_pool:
             return super().forward_decode(q, k, v, layer, forward_batch, save_kv_cache)
-        one_each = torch.ones_like(forward_batch.seq_lens)
         return self._attend(q, k, v, layer, forward_batch, one_each, save_kv_cache, sinks)
 
     def _attend(
@@ -90,16 +114,19 @@ class TorchAttention(TorchNativeAttnBackend):
         new: torch.Tensor,
         save_kv_cache: bool,
         sinks: torch.Tensor | None,
+        ahead: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Attention of the last ``new[i]`` tokens of each request ``i`` to what comes before them.
 
         Args:
             q: ``[tokens, heads * head_dim]``; ``k`` and ``v`` likewise with the KV heads.
             sinks: ``[heads]``, a logit of every head that has no value.
+            ahead: ``[requests]``, tokens of each request that its length in ``batch`` leaves out.
 
         Returns:
             ``[tokens, heads * v_head_dim]``.
         """
+        lengths = batch.seq_lens if ahead is None else batch.seq_lens + ahead
         pool = self.token_to_kv_pool
         if save_kv_cache and k is not None:
             pool.set_kv_buffer(layer, KVWriteLoc(batch.out_cache_loc, self.swa_out_cache_loc), k, v)
@@ -108,9 +135,7 @@ class TorchAttention(TorchNativeAttnBackend):
         queries = q.view(-1, layer.tp_q_head_num, layer.qk_head_dim)
         out = q.new_empty(queries.shape[0], layer.tp_q_head_num, layer.v_head_dim)
         start = 0
-        requests = zip(
-            batch.req_pool_indices.tolist(), batch.seq_lens.tolist(), new.tolist(), strict=True
-        )
+        requests = zip(batch.req_pool_indices.tolist(), lengths.tolist(), new.tolist(), strict=True)
         for row, length, count in requests:
             slots = self.req_to_token_pool.req_to_token[row, :length]
             if self._windowed(layer):

@@ -1,0 +1,197 @@
+"""Speculative decoding: a draft model's chains of tokens beside prompts that advance by layer groups.
+
+Greedy answers do not depend on the draft, so they are compared with those that SGLang gives without
+one. How much of a draft is accepted does depend on what the draft has read of the prompt.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from half_way import IGNORE_EOS, check, prompt, settled
+from harness import Request, answer_of, free_port, layered_command, running
+from layered_sglang.model_zoo import find_preset
+from safetensors.torch import save_file
+from timed import TRIES, run
+
+pytestmark = [pytest.mark.server, pytest.mark.timeout(900)]
+
+STREAM = Request(prompt(20), 160, IGNORE_EOS, stream=True)
+LONG = [Request(prompt(n), 40, IGNORE_EOS, logprob_start=0) for n in (900, 700, 1700)]
+SHORT = Request(prompt(12), 10, IGNORE_EOS)
+#: Outgrow a pool of 3300 tokens together.
+GROWING = [Request(prompt(180), 200, IGNORE_EOS) for _ in range(8)]
+SECOND = [Request(prompt(400), 40, IGNORE_EOS) for _ in range(4)]
+ALL = [STREAM, *LONG, SHORT, *GROWING, *SECOND]
+
+#: Model and draft model. One draft has weights of its own, and next to nothing of it is accepted; where
+#: both are the same much is.
+SERVED = [("tiny", "eagle3"), ("tiny-qwen3", "tiny-qwen3")]
+#: Models with windows in a pool of their own, and with latent attention, and their schedules.
+OTHERS = [("tiny-gpt-oss", "sync"), ("tiny-deepseek-v3", "overlap")]
+POOL = ["--max-total-tokens", "3300", "--schedule-conservativeness", "0.01"]
+
+
+def write_eagle3_draft(folder: Path) -> Path:
+    """A random EAGLE-3 draft of the tiny preset: one layer that reads three of the model's."""
+    config = find_preset("tiny").config
+    hidden, vocabulary = config["hidden_size"], config["vocab_size"]
+    heads, pairs = config["num_attention_heads"], config["num_key_value_heads"]
+    inter, dim = config["intermediate_size"], config["head_dim"]
+    sizes = {
+        "fc": (hidden, 3 * hidden),
+        "midlayer.self_attn.q_proj": (heads * dim, 2 * hidden),
+        "midlayer.self_attn.k_proj": (pairs * dim, 2 * hidden),
+        "midlayer.self_attn.v_proj": (pairs * dim, 2 * hidden),
+        "midlayer.self_attn.o_proj": (hidden, heads * dim),
+        "midlayer.mlp.gate_proj": (inter, hidden),
+        "midlayer.mlp.up_proj": (inter, hidden),
+        "midlayer.mlp.down_proj": (hidden, inter),
+        "lm_head": (vocabulary, hidden),
+    }
+    generator = torch.Generator().manual_seed(3)
+    tensors = {
+        f"{name}.weight": torch.randn(size, generator=generator) / size[1] ** 0.5
+        for name, size in sizes.items()
+    }
+    for name in ("norm", "midlayer.hidden_norm", "midlayer.input_layernorm"):
+        tensors[f"{name}.weight"] = torch.ones(hidden)
+    tensors["midlayer.post_attention_layernorm.weight"] = torch.ones(hidden)
+    folder.mkdir()
+    save_file(tensors, folder / "model.safetensors")
+    kept = ("hidden_act", "head_dim", "max_position_embeddings", "rms_norm_eps", "rope_theta")
+    draft = {name: config[name] for name in kept}
+    draft |= {"architectures": ["LlamaForCausalLMEagle3"], "model_type": "llama"}
+    draft |= {"hidden_size": hidden, "intermediate_size": inter, "num_hidden_layers": 1}
+    draft |= {"num_attention_heads": heads, "num_key_value_heads": pairs}
+    draft |= {"vocab_size": vocabulary, "draft_vocab_size": vocabulary, "torch_dtype": "float32"}
+    (folder / "config.json").write_text(json.dumps(draft))
+    return folder
+
+
+def draft_flags(draft: str, make_model, folder: Path) -> list[str]:
+    flags = ["--speculative-num-steps", "3", "--speculative-eagle-topk", "1"]
+    flags += ["--speculative-num-draft-tokens", "4"]
+    algorithm, path = "STANDALONE", None
+    if draft == "eagle3":
+        algorithm, path = "EAGLE3", write_eagle3_draft(folder / draft)
+    flags += ["--speculative-draft-model-path", str(path or make_model(draft))]
+    return [*flags, "--speculative-algorithm", algorithm]
+
+
+def command(model: Path, *flags: str) -> list[str]:
+    ours = ["--num-layer-groups", "8", "--layered-max-prefill-tokens", "1000", "--enable-metrics"]
+    return layered_command(model, free_port(), *ours, *flags)
+
+
+def advance(server, wanted) -> None:
+    """Prompts pass their layer groups between drafts, one of them cut, and all answers are right."""
+    merged = 0
+    for attempt in range(TRIES):
+        before = settled(server)
+        answers, _ = run(
+            server,
+            STREAM,
+            (20, LONG[0], f"first{attempt}"),
+            (24, LONG[2], f"cut{attempt}"),
+            (25, SHORT, f"short{attempt}"),
+        )
+        check(answers, wanted)
+        after = settled(server)
+        merged = after.get("iterations:merged", 0) - before.get("iterations:merged", 0)
+        if merged >= 14 and after["cohorts"] >= before["cohorts"] + 2:
+            return
+    pytest.fail(f"{merged} layer groups ran before the last ones")
+
+
+@pytest.mark.parametrize("served", OTHERS, ids="-".join)
+def test_models_with_other_attention(served, make_model, ask_stock, tmp_path):
+    model, schedule = served
+    sent = [STREAM, *LONG, SHORT]
+    answers = ask_stock(sent, model=model)
+    wanted = {request: answer for request, (answer,) in zip(sent, answers, strict=True)}
+    flags = draft_flags("tiny-qwen3", make_model, tmp_path)
+    flags += [] if schedule == "overlap" else ["--disable-overlap-schedule"]
+    with running(command(make_model(model), *flags), tmp_path / "server.log") as server:
+        advance(server, wanted)
+
+
+@pytest.fixture(scope="module", params=SERVED, ids="-".join)
+def served(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def wanted(served, ask_stock):
+    """Stock SGLang's answers, without a draft."""
+    answers = ask_stock(ALL, model=served[0])
+    return {request: answer for request, (answer,) in zip(ALL, answers, strict=True)}
+
+
+@pytest.fixture(scope="module")
+def draft(served, make_model, tmp_path_factory):
+    return draft_flags(served[1], make_model, tmp_path_factory.mktemp("draft"))
+
+
+@pytest.fixture(scope="module")
+def server(served, draft, make_model, tmp_path_factory):
+    log = tmp_path_factory.mktemp("speculative") / "server.log"
+    with running(command(make_model(served[0]), *POOL, *draft), log) as s:
+        yield s
+
+
+def test_prompts_advance_between_drafts(server, wanted):
+    advance(server, wanted)
+
+
+def test_as_much_of_a_draft_is_accepted(server, wanted, served, draft, ask_stock):
+    """As much as when SGLang's own prefill reads the prompts. A draft that had not read one would be
+    right about little of its answer."""
+    sent = LONG[:2]
+    stock = ask_stock(sent, *draft, model=served[0])
+    for request, (theirs,) in zip(sent, stock, strict=True):
+        for attempt in range(TRIES):
+            layered = settled(server)["cohorts"]
+            answers, _ = run(server, STREAM, (20, request, f"again{attempt}"))
+            check(answers, wanted)
+            assert abs(answers[request].drafts - theirs.drafts) <= 1
+            if settled(server)["cohorts"] > layered:
+                break
+        else:
+            pytest.fail("it was never layered")
+    if served[0] == served[1]:
+        tokens = sum(request.max_new_tokens - 1 for request in sent)
+        assert tokens > 1.4 * sum(answer.drafts for (answer,) in stock)
+
+
+@pytest.mark.parametrize("tokens", [3, 9, 22])
+def test_abort_at_every_phase(server, wanted, tokens):
+    answers, _ = run(
+        server,
+        STREAM,
+        (20, LONG[2], "long"),
+        (21, SHORT, "short"),
+        actions=[(20 + tokens, "/abort_request", {"rid": "long"})],
+    )
+    aborted = answers.pop(LONG[2])
+    assert aborted.finish in ("abort", "length")
+    assert aborted.tokens == wanted[LONG[2]].tokens[: len(aborted.tokens)]
+    check(answers, wanted)
+    settled(server)
+
+
+def test_the_pool_runs_out(server, wanted):
+    """Requests that come together outgrow the pool: some are retracted, and advance by layer groups again
+    beside the others."""
+    before, log = settled(server), len(server.log_end(10**6))
+    asked = [*GROWING, *SECOND]
+    bodies = [request.body(None) for request in asked]
+    together = {name: [body[name] for body in bodies] for name in ("input_ids", "sampling_params")}
+    response = server.post("/generate", **bodies[0] | together)
+    assert response.status_code == 200, response.text
+    check(dict(zip(asked, map(answer_of, response.json()), strict=True)), wanted)
+    assert "Retract requests" in server.log_end(10**6)[log:]
+    assert settled(server)["cohorts"] > before["cohorts"]
