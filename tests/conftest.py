@@ -36,6 +36,11 @@ def pytest_xdist_auto_num_workers() -> int:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Files that may take longest come first, so that the workers end at about the same time."""
+    unstable = [item.nodeid for item in items if " at 0x" in item.nodeid]
+    if unstable:
+        raise pytest.UsageError(
+            f"two workers would not agree on the name of {unstable[0]}; give ids"
+        )
     longest: dict = defaultdict(int)
     for item in items:
         mark = item.get_closest_marker("timeout")

@@ -38,7 +38,7 @@ def test_prompts_beside_decode_are_layered():
         {"input_embeds": object()},
         {"replace_embeds": object()},
     ],
-    ids=str,
+    ids=lambda what: next(iter(what)),
 )
 def test_others_are_sglangs_own_to_prefill(what):
     assert not admits(**what)
