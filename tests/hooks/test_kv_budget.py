@@ -41,8 +41,13 @@ def test_every_budget_is_less_by_it(monkeypatch, after_capture, left) -> None:
 
 
 def runner(
-    device: str, backend: str = "full", max_graph_rows: int = 4096, execution: str = "merged"
+    device: str,
+    backend: str = "full",
+    max_graph_rows: int = 4096,
+    execution: str = "merged",
+    captured: bool | None = None,
 ) -> SimpleNamespace:
+    """``captured``: whether a draft model reads hidden states of some layers; None: there is no draft."""
     config = find_preset("qwen3-30b-a3b").config
     decode = SimpleNamespace(bs=[1, 8, 32], max_bs=32, backend=backend)
     args = SimpleNamespace(
@@ -58,7 +63,15 @@ def runner(
         dtype=SimpleNamespace(itemsize=2),
         num_hidden_layers=48,
     )
-    return SimpleNamespace(server_args=args, model_config=model_config, device=device)
+    return SimpleNamespace(
+        server_args=args,
+        model_config=model_config,
+        device=device,
+        spec_algorithm=SimpleNamespace(is_speculative=lambda: captured is not None),
+        spec_aux_config=SimpleNamespace(
+            eagle_use_aux_hidden_state=bool(captured), eagle_aux_hidden_state_layer_ids=None
+        ),
+    )
 
 
 def test_graphs_are_counted_where_they_are_captured() -> None:
@@ -70,3 +83,10 @@ def test_graphs_are_counted_where_they_are_captured() -> None:
     assert needs_of(runner("cuda")).carried == 2 * 2 * 8192 * 2048 * 2
     overlapped = needs_of(runner("cuda", execution="overlapped"))
     assert overlapped.graphs > all_graphs + 2**30 and overlapped.lane > 2**29
+
+
+def test_what_a_draft_reads_is_kept_and_its_decode_needs_no_layer_graphs() -> None:
+    plain, draft, eagle3 = (needs_of(runner("cuda", captured=c)) for c in (None, False, True))
+    assert draft.graphs == eagle3.graphs == 0 < plain.graphs
+    assert draft.carried == plain.carried
+    assert eagle3.carried == plain.carried * (2 + 3) // 2
