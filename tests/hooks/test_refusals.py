@@ -6,7 +6,7 @@ import dataclasses
 import types
 
 import pytest
-from layered_sglang.config import ConfigError, LayeredConfig
+from layered_sglang.config import ConfigError, LayeredConfig, StartRefused
 from layered_sglang.executor.architectures import ARCHITECTURES, architecture_of
 
 refusals = pytest.importorskip("layered_sglang.hooks.refusals")
@@ -180,6 +180,26 @@ def test_adapters_with_other_attention(plain_args, architecture, kind):
     with pytest.raises(ConfigError, match=f"--enable-lora and {kind}"):
         refusals.refuse_unsupported(args, LayeredConfig())
     refusals.refuse_unsupported(server_args(plain_args, enable_lora=True), LayeredConfig())
+
+
+def test_drafts_of_linear_attention(plain_args):
+    args = server_args(plain_args, "Qwen3NextForCausalLM", speculative_algorithm="EAGLE")
+    with pytest.raises(ConfigError, match="--speculative-algorithm and linear attention"):
+        refusals.refuse_unsupported(args, LayeredConfig())
+    args = server_args(plain_args, speculative_algorithm="EAGLE")
+    refusals.refuse_unsupported(args, LayeredConfig())
+
+
+@pytest.mark.parametrize("captured", [[0, 2, 4], [2, 4, 8], [2, 4, 5]])
+def test_drafts_that_read_what_no_layer_group_begins_with(captured):
+    runner = pytest.importorskip("layered_sglang.hooks.model_runner").LayeredModelRunner
+    model = types.SimpleNamespace(captured=captured, num_layers=8)
+    stand_in = types.SimpleNamespace(layer_groups=types.SimpleNamespace(model=model))
+    if captured == [2, 4, 5]:
+        runner._refuse_captured_ends(stand_in)
+        return
+    with pytest.raises(StartRefused, match="does not work with a draft model that reads"):
+        runner._refuse_captured_ends(stand_in)
 
 
 @pytest.mark.parametrize(

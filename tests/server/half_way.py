@@ -52,9 +52,30 @@ def fill_the_pool(server, left):
     by 10 * 8 slots until the cohort has passed them all. They come in one request, which SGLang hands to
     its scheduler in one piece: what is admitted when does not depend on how fast anything is.
     """
-    asked = [*GROWING, FILLERS[left], *SMALL]
+    return ask_together(server, [*GROWING, FILLERS[left], *SMALL])
+
+
+def ask_together(server, asked):
+    """Answers by request, of one that holds all of ``asked``: they reach the scheduler in one piece."""
     bodies = [request.body(None) for request in asked]
     together = {name: [body[name] for body in bodies] for name in ("input_ids", "sampling_params")}
     response = server.post("/generate", **bodies[0] | together)
     assert response.status_code == 200, response.text
     return dict(zip(asked, map(answer_of, response.json()), strict=True))
+
+
+def abort_beside(server, wanted, stream, long, short, tokens):
+    """``long`` is aborted when ``stream`` has ``tokens`` more than it was sent at; the others' answers
+    stay theirs."""
+    answers, _ = run(
+        server,
+        stream,
+        (20, long, "long"),
+        (21, short, "short"),
+        actions=[(20 + tokens, "/abort_request", {"rid": "long"})],
+    )
+    aborted = answers.pop(long)
+    assert aborted.finish in ("abort", "length")
+    assert aborted.tokens == wanted[long].tokens[: len(aborted.tokens)]
+    check(answers, wanted)
+    settled(server)

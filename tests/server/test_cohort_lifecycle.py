@@ -16,6 +16,7 @@ from half_way import (
     SCORED,
     SHORT,
     STREAM,
+    abort_beside,
     check,
     fill_the_pool,
     run,
@@ -88,18 +89,7 @@ def test_requests_retracted_before_their_first_token_came(server, wanted):
 
 @pytest.mark.parametrize("tokens", [0, 1, 4, 8, 13, 22, 45])
 def test_abort_at_every_phase_of_a_chunked_prompt(server, wanted, tokens):
-    answers, _ = run(
-        server,
-        STREAM,
-        (20, LONG[2], "long"),
-        (21, SHORT, "short"),
-        actions=[(20 + tokens, "/abort_request", {"rid": "long"})],
-    )
-    aborted = answers.pop(LONG[2])
-    assert aborted.finish in ("abort", "length")
-    assert aborted.tokens == wanted[LONG[2]].tokens[: len(aborted.tokens)]
-    check(answers, wanted)
-    settled(server)
+    abort_beside(server, wanted, STREAM, LONG[2], SHORT, tokens)
 
 
 def test_a_cohort_that_everybody_left_stops(server, wanted):

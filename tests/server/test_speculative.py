@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from half_way import IGNORE_EOS, check, prompt, settled
-from harness import Request, answer_of, free_port, layered_command, running
+from half_way import IGNORE_EOS, abort_beside, ask_together, check, prompt, settled
+from harness import Request, free_port, layered_command, running
 from layered_sglang.model_zoo import find_preset
 from safetensors.torch import save_file
 from timed import TRIES, run
@@ -169,28 +169,13 @@ def test_as_much_of_a_draft_is_accepted(server, wanted, served, draft, ask_stock
 
 @pytest.mark.parametrize("tokens", [3, 9, 22])
 def test_abort_at_every_phase(server, wanted, tokens):
-    answers, _ = run(
-        server,
-        STREAM,
-        (20, LONG[2], "long"),
-        (21, SHORT, "short"),
-        actions=[(20 + tokens, "/abort_request", {"rid": "long"})],
-    )
-    aborted = answers.pop(LONG[2])
-    assert aborted.finish in ("abort", "length")
-    assert aborted.tokens == wanted[LONG[2]].tokens[: len(aborted.tokens)]
-    check(answers, wanted)
-    settled(server)
+    abort_beside(server, wanted, STREAM, LONG[2], SHORT, tokens)
 
 
 def test_the_pool_runs_out(server, wanted):
     """Requests that come together outgrow the pool: some are retracted, and advance by layer groups again
     beside the others."""
     before, log = settled(server), len(server.log_end(10**6))
-    bodies = [request.body(None) for request in GROWING]
-    together = {name: [body[name] for body in bodies] for name in ("input_ids", "sampling_params")}
-    response = server.post("/generate", **bodies[0] | together)
-    assert response.status_code == 200, response.text
-    check(dict(zip(GROWING, map(answer_of, response.json()), strict=True)), wanted)
+    check(ask_together(server, GROWING), wanted)
     assert "Retract requests" in server.log_end(10**6)[log:]
     assert settled(server)["cohorts"] > before["cohorts"]

@@ -67,6 +67,10 @@ PINNED: dict[str, str] = {
     "sglang.srt.managers.schedule_policy:SchedulePolicy.calc_priority": "waiting_queue running_batch",
     "sglang.srt.managers.overlap_utils:FutureMap.publish": "future_indices new_seq_lens confidence",
     "sglang.srt.managers.tp_worker:TpModelWorker._init_model_runner": "",
+    # A draft that reads the prompt behind a cohort's last layer group.
+    "sglang.srt.layers.logits_processor:LogitsProcessor.forward": "input_ids hidden_states lm_head "
+    "logits_metadata aux_hidden_states hidden_states_before_norm",
+    f"{_SCHEDULER}.record_batch_in_overlap": "batch",
     "sglang.srt.managers.tp_worker:TpModelWorker.forward_batch_generation": "batch forward_batch "
     "pp_proxy_tensors is_verify skip_attn_backend_init capture_hidden_mode",
     f"{_RUNNER}.load_model": "",

@@ -139,6 +139,7 @@ class LayeredScheduler(InterruptibleScheduler):
             "layers": self._num_layers,
             "policy": self._planner.describe(),
             "costs": self._planner_source,
+            "execution": "before decode" if self._speculates else self._config.layered_execution,
             "attention": runner.prefill_attention_backend_str,
             "overlap": self.enable_overlap,
             "experts": runner.describe_experts(),

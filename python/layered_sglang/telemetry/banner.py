@@ -33,7 +33,7 @@ def banner(config: LayeredConfig, scheduler_info: dict[str, Any], kernels: str) 
         "device": info["gpu"] or info["device"],
         "layer groups": f"{_policy(config, info)}; {info['layers']} layers; cohorts of up to "
         f"{config.layered_max_prefill_tokens} tokens",
-        "execution": f"{config.layered_execution}, attention {info['attention']}, overlap "
+        "execution": f"{info['execution']}, attention {info['attention']}, overlap "
         f"{'on' if info['overlap'] else 'off'}",
         "layer graphs": info["graphs"],
         "memory": info["memory"],
