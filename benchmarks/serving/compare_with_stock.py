@@ -33,6 +33,7 @@ import harness
 from harness import Answer, Request, Server, free_port, generate, generate_all, running
 from layered_sglang.model_zoo import find_preset, write_model
 from layered_sglang.model_zoo.block_scaled import block_scaled_config
+from layered_sglang.model_zoo.draft import write_eagle3_draft
 from layered_sglang.model_zoo.presets import Preset
 from layered_sglang.model_zoo.tensors import text_part
 from mixtures import VOCABULARY, Arrival, make_mixture, make_requests
@@ -65,9 +66,17 @@ GPU_SIZES = {
     "glm4_moe_lite": {**_LATENT, "q_lora_rank": 256},
     "minimax_m2": {"hidden_size": 256, "intermediate_size": 128},
     "olmoe": {"hidden_size": 256, "intermediate_size": 128},
+    "llama": {**_WIDE, "head_dim": 128},
+    "mistral": {**_WIDE, "head_dim": 128},
+    "mixtral": {**_WIDE, "head_dim": 128},
+    "qwen2_moe": {**_WIDE, "shared_expert_intermediate_size": 128},
+    "qwen3": {**_WIDE, "head_dim": 128},
     "qwen3_next": _LINEAR,
     "qwen3_5_moe_text": _LINEAR,
 }
+
+#: Draft models: a random EAGLE-3 layer, of which little is accepted, and the model itself.
+DRAFTS = {"eagle3": "EAGLE3", "itself": "STANDALONE"}
 
 
 def widened(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -79,12 +88,37 @@ def widened(config: Mapping[str, Any]) -> dict[str, Any]:
     return {**config, "text_config": text, "vision_config": vision}
 
 
+def write_folders(args: argparse.Namespace) -> None:
+    """Write the model, where none was given, and its draft; flags name the draft then."""
+    config = dict(widened(find_preset(args.preset).config))
+    config = block_scaled_config(config) if args.fp8 else config
+    if "bfloat16" in args.flags:
+        config["torch_dtype"] = "bfloat16"  # SGLang's gpt-oss takes it for its weights
+    if args.model is None:
+        args.model = tempfile.mkdtemp()
+        write_model(Preset("wide", "", config, True), Path(args.model))
+    if args.draft:
+        draft = Path(args.model)
+        if args.draft == "eagle3":
+            draft = write_eagle3_draft(config, Path(tempfile.mkdtemp()))
+        args.flags += ["--speculative-algorithm", DRAFTS[args.draft]]
+        args.flags += ["--speculative-draft-model-path", str(draft)]
+        args.flags += ["--speculative-num-steps", "3", "--speculative-eagle-topk", "1"]
+        args.flags += ["--speculative-num-draft-tokens", "4"]
+
+
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
     add("--model", help="folder; default: a tiny preset, widened for GPU kernels")
     add("--preset", default="tiny", help="which, of layered_sglang.make_model")
     add("--fp8", action="store_true", help="that preset in block-scaled fp8")
+    add(
+        "--draft",
+        choices=("", *DRAFTS),
+        default="",
+        help="speculative decoding by it, in both servers",
+    )
     add("--requests", type=int, default=60)
     add("--mixtures", type=int, default=16)
     add("--running", type=int, default=6, help="requests that decode while long prompts come")
@@ -219,13 +253,7 @@ def under_load(
 def main() -> None:
     args = parse_arguments()
     harness.START_SECONDS = args.start_seconds
-    if args.model is None:
-        args.model = tempfile.mkdtemp()
-        config = widened(find_preset(args.preset).config)
-        config = block_scaled_config(config) if args.fp8 else config
-        if "bfloat16" in args.flags:
-            config["torch_dtype"] = "bfloat16"  # SGLang's gpt-oss takes it for its weights
-        write_model(Preset("wide", "", config, True), Path(args.model))
+    write_folders(args)
     start = time.monotonic()
     report: dict = {
         "model": f"{args.preset} in fp8" if args.fp8 else args.preset,

@@ -76,6 +76,7 @@ def test_a_scenario_is_read(write):
         ("  requests: 5\n", "", 11, "workload: needs either requests or duration"),
         ("  requests: 5\n", "  requests: 5\n  requests: 6\n", 15, "workload.requests: this key is th"),
         ("itl_ms: 50", "itl: 50", 15, "targets: the key 'itl_ms' is missing"),
+        ("model: {preset: tiny", "model: {draft: eagle3, path: m", 1, "model.draft: is written for a"),
         ("systems:", "systems: [", 5, "not valid YAML:"),
         ("targets:", "target:", 15, "target: unknown key; there are:"),
     ],

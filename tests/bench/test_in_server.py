@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -152,3 +153,16 @@ def test_servers_are_told_of_the_plugin_when_it_is_wanted(tmp_path):
         (points,) = (tmp_path / "layered_sglang_bench").glob("*.dist-info/entry_points.txt")
         assert folder == str(points.parent.parent)
         assert "in_server.plugin:activate" in points.read_text()
+
+
+def test_a_draft_is_written_for_servers_that_speculate(tmp_path):
+    drafted = ["model.draft=eagle3", "systems.layered.flags=--speculative-algorithm EAGLE3"]
+    scenario = load_scenario(find_scenario("quick"), drafted)
+    systems = {system.name: system for system in scenario.systems}
+    commands = {
+        name: make_launch(scenario, system, "m", tmp_path, False, tmp_path / "t").command
+        for name, system in systems.items()
+    }
+    path = commands["layered"][commands["layered"].index("--speculative-draft-model-path") + 1]
+    assert {file.name for file in Path(path).iterdir()} == {"config.json", "model.safetensors"}
+    assert "--speculative-draft-model-path" not in commands["stock"]

@@ -42,6 +42,7 @@ class Case(NamedTuple):
     fp8: bool = False
     gpus: int = 1
     env: str = ""  # of both: NAME=VALUE ...
+    draft: str = ""  # speculative decoding
 
     @property
     def exact(self) -> bool:
@@ -90,6 +91,24 @@ CASES = {
     "qwen3.5": Case(
         "--layer-group-tokens 128", "--max-mamba-cache-size 120", preset="tiny-qwen3.5-moe"
     ),
+    **{
+        name: Case("--layer-group-tokens 64", preset=f"tiny-{name}")
+        for name in ("ernie4.5-moe", "glm4-moe", "minimax-m2", "mixtral", "olmoe", "qwen2-moe")
+    },
+    "glm4-moe-lite": Case("--layer-group-tokens 64", "--page-size 64", preset="tiny-glm4-moe-lite"),
+    "llama": Case("--layer-group-tokens 64", preset="tiny-llama"),
+    "a draft that guesses wrong": Case("--layer-group-tokens 64", draft="eagle3"),
+    "a draft that guesses right": Case(
+        "--layer-group-tokens 64 --layered-max-prefill-tokens 1024",
+        preset="tiny-qwen3",
+        draft="itself",
+    ),
+    "a draft, triton attention": Case(
+        "--layer-group-tokens 64", "--attention-backend triton", draft="eagle3"
+    ),
+    "a draft, latent attention": Case(
+        "--layer-group-tokens 64", preset="tiny-deepseek-v3", draft="itself"
+    ),
     "two GPUs": Case(
         "--layer-group-tokens 64",
         f"{DETERMINISTIC} --tp 2 --enforce-disable-flashinfer-allreduce-fusion",
@@ -106,6 +125,7 @@ def compare(name: str, logs: Path) -> dict:
     command = [
         *(sys.executable, str(COMPARE), *SIZES.split(), "--log", str(logs), "--name", file_name),
         *("--report", str(report), "--preset", case.preset, *(["--fp8"] if case.fp8 else [])),
+        *(["--draft", case.draft] if case.draft else []),
         *(f"--layered={case.layered}", "--", *FLAGS.split(), *case.flags.split()),
     ]
     env = os.environ | dict(pair.split("=") for pair in case.env.split())

@@ -6,15 +6,13 @@ one. How much of a draft is accepted does depend on what the draft has read of t
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
-import torch
 from half_way import IGNORE_EOS, abort_beside, ask_together, check, prompt, settled
 from harness import Request, free_port, layered_command, running
 from layered_sglang.model_zoo import find_preset
-from safetensors.torch import save_file
+from layered_sglang.model_zoo.draft import write_eagle3_draft
 from timed import TRIES, run
 
 pytestmark = [pytest.mark.server, pytest.mark.timeout(900)]
@@ -35,49 +33,12 @@ OTHERS = [("tiny-gpt-oss", "sync"), ("tiny-deepseek-v3", "overlap")]
 POOL = ["--max-total-tokens", "3300", "--schedule-conservativeness", "0.01"]
 
 
-def write_eagle3_draft(folder: Path) -> Path:
-    """A random EAGLE-3 draft of the tiny preset: one layer that reads three of the model's."""
-    config = find_preset("tiny").config
-    hidden, vocabulary = config["hidden_size"], config["vocab_size"]
-    heads, pairs = config["num_attention_heads"], config["num_key_value_heads"]
-    inter, dim = config["intermediate_size"], config["head_dim"]
-    sizes = {
-        "fc": (hidden, 3 * hidden),
-        "midlayer.self_attn.q_proj": (heads * dim, 2 * hidden),
-        "midlayer.self_attn.k_proj": (pairs * dim, 2 * hidden),
-        "midlayer.self_attn.v_proj": (pairs * dim, 2 * hidden),
-        "midlayer.self_attn.o_proj": (hidden, heads * dim),
-        "midlayer.mlp.gate_proj": (inter, hidden),
-        "midlayer.mlp.up_proj": (inter, hidden),
-        "midlayer.mlp.down_proj": (hidden, inter),
-        "lm_head": (vocabulary, hidden),
-    }
-    generator = torch.Generator().manual_seed(3)
-    tensors = {
-        f"{name}.weight": torch.randn(size, generator=generator) / size[1] ** 0.5
-        for name, size in sizes.items()
-    }
-    for name in ("norm", "midlayer.hidden_norm", "midlayer.input_layernorm"):
-        tensors[f"{name}.weight"] = torch.ones(hidden)
-    tensors["midlayer.post_attention_layernorm.weight"] = torch.ones(hidden)
-    folder.mkdir()
-    save_file(tensors, folder / "model.safetensors")
-    kept = ("hidden_act", "head_dim", "max_position_embeddings", "rms_norm_eps", "rope_theta")
-    draft = {name: config[name] for name in kept}
-    draft |= {"architectures": ["LlamaForCausalLMEagle3"], "model_type": "llama"}
-    draft |= {"hidden_size": hidden, "intermediate_size": inter, "num_hidden_layers": 1}
-    draft |= {"num_attention_heads": heads, "num_key_value_heads": pairs}
-    draft |= {"vocab_size": vocabulary, "draft_vocab_size": vocabulary, "torch_dtype": "float32"}
-    (folder / "config.json").write_text(json.dumps(draft))
-    return folder
-
-
 def draft_flags(draft: str, make_model, folder: Path) -> list[str]:
     flags = ["--speculative-num-steps", "3", "--speculative-eagle-topk", "1"]
     flags += ["--speculative-num-draft-tokens", "4"]
     algorithm, path = "STANDALONE", None
     if draft == "eagle3":
-        algorithm, path = "EAGLE3", write_eagle3_draft(folder / draft)
+        algorithm, path = "EAGLE3", write_eagle3_draft(find_preset("tiny").config, folder / draft)
     flags += ["--speculative-draft-model-path", str(path or make_model(draft))]
     return [*flags, "--speculative-algorithm", algorithm]
 

@@ -17,6 +17,7 @@ from layered_sglang.bench.spec.scenario import Scenario
 from layered_sglang.bench.spec.system import System
 from layered_sglang.bench.store import Store
 from layered_sglang.model_zoo import find_preset, write_model
+from layered_sglang.model_zoo.draft import write_eagle3_draft
 from layered_sglang.platforms import NAME as CPU_PLATFORM
 
 #: Of every server. Without the first, what a stream repeats costs more than what it brings.
@@ -64,6 +65,21 @@ def write_model_folder(scenario: Scenario, folder: Path) -> str:
     return str(write_model(find_preset(scenario.model.preset), folder, force=True).directory)
 
 
+def _draft_flags(scenario: Scenario, system: System, folder: Path) -> list[str]:
+    """The scenario's draft, for a system that has a speculative algorithm and names none of its own."""
+    flag, preset = "--speculative-draft-model-path", scenario.model.preset
+    if (
+        not scenario.model.draft
+        or "--speculative-algorithm" not in system.flags
+        or flag in system.flags
+    ):
+        return []
+    assert preset is not None
+    model = find_preset(preset)
+    draft = write_eagle3_draft(model.config, folder / "draft", weights=model.random_weights)
+    return [flag, str(draft)]
+
+
 def make_launch(
     scenario: Scenario, system: System, model: str, folder: Path, gpu: bool, trace: Path
 ) -> Launch:
@@ -82,6 +98,7 @@ def make_launch(
     if "--dtype" not in system.flags:
         # Not every attention kernel of a GPU takes float32.
         flags += ["--dtype", "bfloat16" if gpu else "float32"]
+    flags += _draft_flags(scenario, system, folder)
     environment = dict(system.environment)
     if system.kind == "stock" and not gpu:
         flags += ["--device", "cpu"]

@@ -26,11 +26,14 @@ class Model:
 
     Attributes:
         vocabulary: prompts' token ids are below it.
+        draft: an EAGLE-3 draft of dummy weights is written for the preset. Servers whose flags name a
+            speculative algorithm get it.
     """
 
     preset: str | None
     path: str | None
     vocabulary: int
+    draft: bool = False
 
 
 @dataclass(frozen=True)
@@ -163,6 +166,7 @@ def _cells(
 def _model(at: Located) -> Model:
     preset, path = at.get("preset", Located.text, None), at.get("path", Located.text, None)
     vocabulary = at.get("vocabulary", Located.count, None)
+    draft = at.get("draft", lambda node: node.choice(("eagle3",)), None) is not None
     at.finish()
     if (preset is None) == (path is None):
         raise at.error(f"needs either path or preset; presets: {', '.join(PRESETS)}")
@@ -171,7 +175,9 @@ def _model(at: Located) -> Model:
             size = find_preset(preset).config["vocab_size"]
         except UnknownPresetError as error:
             raise at.required("preset").error(str(error)) from error
-        return Model(preset, None, vocabulary or size)
+        return Model(preset, None, vocabulary or size, draft)
+    if draft:
+        raise at.required("draft").error("is written for a preset; flags name a path's own draft")
     return Model(None, path, vocabulary or 10_000)
 
 
