@@ -68,15 +68,16 @@ GPU_SIZES = {
     "olmoe": {"hidden_size": 256, "intermediate_size": 128},
     "llama": {**_WIDE, "head_dim": 128},
     "mistral": {**_WIDE, "head_dim": 128},
-    "mixtral": {**_WIDE, "head_dim": 128},
+    "mixtral": {"hidden_size": 256, "intermediate_size": 128},
     "qwen2_moe": {**_WIDE, "shared_expert_intermediate_size": 128},
     "qwen3": {**_WIDE, "head_dim": 128},
     "qwen3_next": _LINEAR,
     "qwen3_5_moe_text": _LINEAR,
 }
 
-#: Draft models: a random EAGLE-3 layer, of which little is accepted, and the model itself.
-DRAFTS = {"eagle3": "EAGLE3", "itself": "STANDALONE"}
+#: Draft models: a random EAGLE-3 layer or another model, of which little is accepted, and the model
+#: itself.
+DRAFTS = {"eagle3": "EAGLE3", "itself": "STANDALONE", "tiny-qwen3": "STANDALONE"}
 
 
 def widened(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -101,6 +102,10 @@ def write_folders(args: argparse.Namespace) -> None:
         draft = Path(args.model)
         if args.draft == "eagle3":
             draft = write_eagle3_draft(config, Path(tempfile.mkdtemp()))
+        elif args.draft != "itself":
+            draft = Path(tempfile.mkdtemp())
+            other = widened(find_preset(args.draft).config) | {"torch_dtype": "bfloat16"}
+            write_model(Preset("draft", "", other, True), draft)
         args.flags += ["--speculative-algorithm", DRAFTS[args.draft]]
         args.flags += ["--speculative-draft-model-path", str(draft)]
         args.flags += ["--speculative-num-steps", "3", "--speculative-eagle-topk", "1"]

@@ -2,7 +2,8 @@
 
 Starts one server after the other on this machine's GPU (dummy weights of trained ones' size:
 drawn_weights.py), sends each the same prompts and compares log-probabilities. How far SGLang's own
-move when the same prompts share batches says what bf16 noise is. Prints a table; --report takes the
+move when the same prompts share batches, and with another of its own kernels (--controls), says what
+bf16 noise is. Prints a table; --report takes the
 figures as JSON, after each step. Fails where log-probabilities tell nothing (answer_distance.py).
 
   python benchmarks/serving/moe_kernels_in_server.py --report moe_kernels.json
@@ -45,9 +46,15 @@ def parse_arguments() -> argparse.Namespace:
     add = parser.add_argument
     add("--model", default="qwen3-30b-a3b", help="preset of layered_sglang.make_model")
     add("--servers", nargs="+", default=["sglang", "layered"], choices=("sglang", "layered"))
+    add(
+        "--controls",
+        nargs="*",
+        default=[],
+        help="SGLang with other --moe-runner-backend, for its noise",
+    )
     add("--compared", type=int, nargs="+", default=[4, 33, 150, 600], help="prompt tokens")
     add("--prefill-tokens", type=int, default=8192)
-    add("--prefills", type=int, default=8)
+    add("--prefills", type=int, default=8, help="0: compare answers alone")
     add("--decode-batches", type=int, nargs="+", default=[1, 8, 32])
     add("--decode-tokens", type=int, default=200)
     add("--vocabulary", type=int, default=100_000, help="prompts are of ids below that")
@@ -134,7 +141,9 @@ def serve(kernels: str, args: argparse.Namespace, model: Path, name: str, report
     result: dict[str, Any] = {}
     command = [
         *(sys.executable, "-m", "layered_sglang.launch_server", "--model-path", str(model)),
-        *("--port", str(free_port()), *args.flags, "--moe-kernels", kernels),
+        *("--port", str(free_port()), *args.flags),
+        *("--moe-kernels", "layered" if kernels == "layered" else "sglang"),
+        *(("--moe-runner-backend", kernels) if kernels in args.controls else ()),
     ]
     log = args.log / f"{name}.log"
     start = time.monotonic()
@@ -150,7 +159,8 @@ def serve(kernels: str, args: argparse.Namespace, model: Path, name: str, report
                 together = requests * 2
                 answers = asyncio.run(generate_all(server, together, len(together)))
                 result["together"] = [a for [a] in answers[: len(requests)]]
-            result.update(asyncio.run(measure_speed(server, args)))
+            if args.prefills:
+                result.update(asyncio.run(measure_speed(server, args)))
     except BaseException as error:
         tail = log.read_text(errors="replace")[-3000:] if log.exists() else ""
         report["problems"].append(f"{name}: {type(error).__name__}: {str(error)[-1500:]}\n{tail}")
@@ -207,7 +217,7 @@ def main() -> None:
     )
     report: dict[str, Any] = {"flags": " ".join(args.flags), "problems": [], "void": []}
     results: dict[str, dict] = {}
-    for i, kernels in enumerate(args.servers):
+    for i, kernels in enumerate([*args.servers, *args.controls]):
         name = kernels if kernels not in results else f"{kernels}-{i}"
         results[name] = serve(kernels, args, model, name, report)
         summarise(results, report)

@@ -107,7 +107,7 @@ CASES = {
         "--layer-group-tokens 64", "--attention-backend triton", draft="eagle3"
     ),
     "a draft, latent attention": Case(
-        "--layer-group-tokens 64", preset="tiny-deepseek-v3", draft="itself"
+        "--layer-group-tokens 64", preset="tiny-deepseek-v3", draft="tiny-qwen3"
     ),
     "two GPUs": Case(
         "--layer-group-tokens 64",
