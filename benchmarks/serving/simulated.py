@@ -45,7 +45,7 @@ from layered_sglang.simulator.traffic import Traffic
 #: SGLang lets at least so many requests run, slots permitting; and the largest batch that a graph is
 #: captured for, where a server does not tell.
 MAX_RUNNING, LARGEST_GRAPH = 2048, 64
-#: Prompts of up to this many tokens replay prefill graphs, unless they are switched off.
+#: Prompts of up to this many tokens replay prefill graphs, where a server does not tell.
 PREFILL_GRAPH_ROWS = 512
 #: Seconds from a client's sending to the scheduler's queue, and from a result to the client: HTTP, the
 #: tokenizer's and the detokenizer's processes. The least that any request of eight cells took from its
@@ -54,6 +54,8 @@ PREFILL_GRAPH_ROWS = 512
 FRONT_END = 4e-3 + 1e-3
 #: Logarithmic standard deviation of iterations over their median error: that of a normal distribution.
 NORMAL = 1 / 0.6745
+#: TTFT and ITL, seconds, that requests are counted by where a scenario has no target.
+FIRST_LIMITS = (10.0, 0.1)
 #: Draws of the noise.
 NOISES = 5
 #: Of a cell whose server had not settled before it: kernels that came for the first time stopped it for
@@ -136,13 +138,12 @@ def setup_of(
         estimator: its planner predicts by it; by the world's own figures, by default.
     """
     model = model_of(results, profile)
-    graphs = "--disable-prefill-cuda-graph" not in described["flags"]
+    info = _server_info(results, described)
     model = dataclasses.replace(
         model,
         coefficients=(host.coefficients if host else model.coefficients).at_clock(clock),
-        prefill_graph_rows=PREFILL_GRAPH_ROWS if graphs else 0,
+        prefill_graph_rows=prefill_graph_rows(info, described["flags"]),
     )
-    info = _server_info(results, described)
     return Setup(
         model,
         int(info.get("max_total_num_tokens") or 600_000),
@@ -152,6 +153,17 @@ def setup_of(
         estimator=estimator,
         largest_graph=int(info.get("cuda_graph_max_bs_decode") or LARGEST_GRAPH),
     )
+
+
+def prefill_graph_rows(info: Mapping[str, Any], flags: Sequence[str]) -> int:
+    """The largest prefill graph that a server captured: SGLang captures them up to the chunk size that it
+    is started with. 0: none."""
+    if "--disable-prefill-cuda-graph" in flags:
+        return 0
+    graphs = info.get("cuda_graph_config", {}).get("prefill")
+    if graphs is None:
+        return PREFILL_GRAPH_ROWS
+    return 0 if graphs["backend"] == "disabled" else max(graphs["bs"] or [0])
 
 
 def estimator_of(results: Results, described: Mapping[str, Any]) -> Estimator | None:
@@ -221,39 +233,38 @@ def repeated(system: System, setup: Setup, traffic: Traffic) -> list[Outcome]:
     return outcomes
 
 
-def figures(outcomes: Sequence[Outcome], limits: tuple[float, float]) -> list[float]:
-    """Means over the draws: TTFT mean (ms), ITL P99 (ms), E2E mean (s), requests within ``limits`` (TTFT
-    and every gap, seconds; %)."""
-    told = [outcome.summary(*limits) for outcome in outcomes]
-    rows = [
-        (
-            one["ttft_ms"]["mean"],
-            one["itl_ms"]["p99"],
-            one["e2e_ms"]["mean"] / 1e3,
-            100 * one["attainment"],
-        )
-        for one in told
-    ]
-    means: list[float] = np.mean(rows, axis=0).tolist()
-    return means
+def figures(outcomes: Sequence[Outcome], limits: Sequence[Sequence[float]]) -> list[float]:
+    """Means over the draws: TTFT mean (ms), ITL P99 (ms), E2E mean (s), requests within each of
+    ``limits`` (TTFT and every gap, seconds; %)."""
+    rows = []
+    for outcome in outcomes:
+        told = [outcome.summary(ttft, gap) for ttft, gap in limits or [FIRST_LIMITS]]
+        one = told[0]
+        means = (one["ttft_ms"]["mean"], one["itl_ms"]["p99"], one["e2e_ms"]["mean"] / 1e3)
+        rows.append((*means, *(100 * each["attainment"] for each in told[: len(limits)])))
+    over_draws: list[float] = np.mean(rows, axis=0).tolist()
+    return over_draws
 
 
 def measured(results: Results, name: str, point: Point) -> list[float]:
-    """The same of what was measured, the median over repeats; of requests, within the first target."""
+    """The same of what was measured, the median over repeats; within each of the scenario's targets."""
     seen = results.metrics(name, point)
-    within = [100 * seen[f"attainment: {target.name}"] for target in results.targets[:1]]
+    within = [100 * seen[f"attainment: {target.name}"] for target in results.targets]
     e2e = seen.get("mean_e2e_latency_ms", 0.0) / 1e3
     return [seen.get("mean_ttft_ms", 0.0), seen.get("p99_itl_ms", 0.0), e2e, *within]
+
+
+def limits_of(results: Results) -> list[list[float]]:
+    """TTFT and ITL, seconds, of each of the scenario's targets."""
+    return [[target.ttft_s, target.itl_ms / 1000] for target in results.targets]
 
 
 def compared(
     results: Results, profile: CostProfile, host: Results | None = None
 ) -> list[list[str]]:
     """Cells: a row for each cell of the benchmark, simulated for measured and the difference."""
-    targets = results.targets[:1]
-    limits = (targets[0].ttft_s, targets[0].itl_ms / 1000) if targets else (10.0, 0.1)
     heads = ["TTFT mean, ms", "ITL P99, ms", "E2E mean, s"]
-    cells = [["", *heads, *(f"within {target.name}, %" for target in targets)]]
+    cells = [["", *heads, *(f"within {t.name}, %" for t in results.targets)]]
     outcomes = simulated(results, profile, host)
     settled = {
         (run["system"], Point.of(run)): run["warm_up"].get("stable", True) for run in results.runs
@@ -263,9 +274,10 @@ def compared(
             if (name, point) not in outcomes:
                 continue
             seen = measured(results, name, point)
-            told = figures(outcomes[name, point], limits)[: len(seen)]
+            told = figures(outcomes[name, point], limits_of(results))
             title = f"{point.short} {name}".strip() + ("" if settled[name, point] else UNSETTLED)
-            pairs = zip(told, seen, (0, 1, 2, 0), strict=False)
+            digits = (0, 1, 2, *(0 for _ in results.targets))
+            pairs = zip(told, seen, digits, strict=True)
             cells.append([title, *(_pair(*pair) for pair in pairs)])
     return cells
 
@@ -295,9 +307,8 @@ def recorded(results: Results, profile: CostProfile, host: Results | None = None
                 "measured": [round(value, 4) for value in measured(results, name, point)],
             }
         )
-    target = results.targets[0]
     return {
-        "limits": [target.ttft_s, target.itl_ms / 1000],
+        "limits": limits_of(results),
         "host": None if fit is None else dataclasses.asdict(fit.coefficients),
         "host_spread": None if fit is None else fit.spread,
         "cells": cells,

@@ -27,6 +27,7 @@ from simulated import (
     host_of,
     main,
     model_of,
+    prefill_graph_rows,
     simulated,
     system_of,
 )
@@ -70,6 +71,21 @@ def test_every_cell_is_simulated_with_its_own_requests(tmp_path, capsys):
     # Prompts of nine tokens take a few milliseconds, where half a second was "measured".
     assert " for 500 (-9" in rows[1]
     assert rows[1].endswith("100 for 100 (+0%) |")
+
+
+@pytest.mark.parametrize(
+    ("graphs", "flags", "rows"),
+    [
+        ({"backend": "breakable", "bs": [4, 512, 2048]}, [], 2048),
+        ({"backend": "breakable", "bs": [4, 512]}, ["--enable-mixed-chunk"], 512),
+        ({"backend": "disabled", "bs": [4, 8192]}, [], 0),
+        ({"backend": "breakable", "bs": [4, 512]}, ["--disable-prefill-cuda-graph"], 0),
+        (None, [], 512),
+    ],
+)
+def test_prompts_replay_the_prefill_graphs_that_the_server_captured(graphs, flags, rows):
+    info = {} if graphs is None else {"cuda_graph_config": {"prefill": graphs}}
+    assert prefill_graph_rows(info, flags) == rows
 
 
 def test_a_folder_or_a_profile_that_cannot_be_read_is_one_line(tmp_path, capsys):
