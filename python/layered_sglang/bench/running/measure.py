@@ -5,20 +5,20 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import threading
 import urllib.error
 import urllib.request
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
 GPU_SECONDS = 0.25
-#: Rounds of the GPU's sampling between two looks at the server's metrics.
-METRICS_EVERY = 4
-#: SGLang's gauges on /metrics and what we call them.
-GAUGES = {
-    "sglang:num_running_reqs": "running_requests",
-    "sglang:num_queue_reqs": "queued_requests",
-    "sglang:token_usage": "kv_use",
+#: What SGLang's log tells with its batches, and what we call it.
+LOGGED = {
+    "running_requests": re.compile(r"#running-req: (\d+)"),
+    "queued_requests": re.compile(r"#queue-req: (\d+)"),
+    "kv_use": re.compile(r", (?:full )?token usage: (\d+\.\d+)"),
 }
 
 
@@ -103,21 +103,27 @@ def _visible(nvml: Any, visible: str | None) -> list[Any]:
 
 
 class Meter:
-    """Samples GPU and server during a run, on a thread of its own.
+    """Samples the GPUs during a run, on a thread of its own, and reads what the server logged in it.
+
+    NOTE: the server itself is asked for nothing meanwhile. It collects /metrics on the thread that passes
+    tokens on, for 10 to 35 ms, in which no client gets any.
 
     Args:
-        url: of an SGLang server whose /metrics is read, or None.
+        log: of an SGLang server, or None.
     """
 
-    def __init__(self, gpus: Gpus, url: str | None) -> None:
+    def __init__(self, gpus: Gpus, log: Path | None) -> None:
         self._gpus = gpus
-        self._url = url
+        self._log = log
+        self._begin = 0
         self._samples: dict[str, list[float]] = {}
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._energy: float | None = None
 
     def __enter__(self) -> Meter:
+        if self._log is not None:
+            self._begin = self._log.stat().st_size
         self._energy = self._gpus.energy()
         self._thread.start()
         return self
@@ -127,37 +133,34 @@ class Meter:
         self._thread.join()
 
     def result(self) -> dict[str, Any]:
-        """Joules since the start, and mean and maximum of each sampled value."""
+        """Joules since the start, and mean and maximum of each sampled value and of each logged one."""
         end = self._gpus.energy()
         energy = end - self._energy if end is not None and self._energy is not None else None
+        values = dict(self._samples)
+        if self._log is not None:
+            values |= read_log(self._log, self._begin)
         return {
             "energy_j": energy,
             "sampled": {
                 name: {"mean": round(sum(v) / len(v), 4), "max": round(max(v), 4)}
-                for name, v in self._samples.items()
+                for name, v in values.items()
             },
         }
 
     def _run(self) -> None:
-        count = 0
         while not self._stop.wait(GPU_SECONDS):
-            values = self._gpus.sample()
-            if self._url is not None and count % METRICS_EVERY == 0:
-                values |= read_gauges(self._url)
-            for name, value in values.items():
+            for name, value in self._gpus.sample().items():
                 self._samples.setdefault(name, []).append(value)
-            count += 1
 
 
-def read_gauges(url: str) -> dict[str, float]:
-    """SGLang's gauges of GAUGES, summed over schedulers; empty when it does not tell."""
-    values: dict[str, float] = {}
-    for line in (fetch(url + "/metrics") or "").splitlines():
-        name = line.split("{")[0]
-        if name in GAUGES and "{" in line:
-            key = GAUGES[name]
-            values[key] = values.get(key, 0.0) + float(line.rsplit(" ", 1)[1])
-    return values
+def read_log(log: Path, begin: int) -> dict[str, list[float]]:
+    """What an SGLang server logged of LOGGED after byte ``begin`` of its log: at each batch with prompts
+    and at every 40th one without, each scheduler for itself."""
+    with open(log, "rb") as file:
+        file.seek(begin)
+        text = file.read().decode(errors="replace")
+    found = {name: pattern.findall(text) for name, pattern in LOGGED.items()}
+    return {name: [float(value) for value in values] for name, values in found.items() if values}
 
 
 def server_info(url: str) -> dict[str, Any]:

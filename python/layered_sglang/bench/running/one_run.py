@@ -85,7 +85,7 @@ class Runner:
 
         fields = scenario.system(cell.system).request
         began, start = datetime.now(timezone.utc), time.monotonic()
-        with Meter(self._gpus, live.url) as meter:
+        with Meter(self._gpus, live.log) as meter:
             try:
                 duration = asyncio.run(
                     drive(

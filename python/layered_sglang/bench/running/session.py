@@ -156,6 +156,7 @@ class Session:
                 if len(systems) > 1 or other.planning:
                     live.plan(other)
                 self._warm_up(live, other)
+            live.warmed_up()
             return live
         except ServerFailed as failure:
             self._fail_server(system, str(failure), failure.log_end)
