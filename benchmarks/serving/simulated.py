@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """How near the simulator comes to a benchmark: every cell of ``bench run``'s folder, simulated.
 
-    python benchmarks/serving/simulated.py DIR --cost-profile FILE [--host DIR]
+    python benchmarks/serving/simulated.py DIR ... --cost-profile FILE [--host DIR] [--undisturbed]
 
 The simulator gets the measured requests (lengths and arrival times), the server's KV slots, its batch
 sizes, the policy, and the mean clock of the GPU. How fast the machine's host launches is learnt from the
@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from delivery import undisturbed
 from layered_sglang.bench.report.data import Results, read_results
 from layered_sglang.bench.spec.cells import Point
 from layered_sglang.bench.spec.system import sglang_s_schedule
@@ -324,7 +325,13 @@ def _pair(told: float, seen: float | None, digits: int) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("folder", type=Path, metavar="DIR", help="results of bench run")
+    parser.add_argument(
+        "folders",
+        type=Path,
+        metavar="DIR",
+        nargs="+",
+        help="results of bench run, of one scenario on one machine",
+    )
     parser.add_argument("--cost-profile", type=Path, required=True, metavar="FILE")
     parser.add_argument(
         "--host",
@@ -333,17 +340,24 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="results of layered servers on the same machine, where DIR has none",
     )
     parser.add_argument(
+        "--undisturbed",
+        action="store_true",
+        help="compare with gaps as the scheduler had them (delivery.py), not as clients did",
+    )
+    parser.add_argument(
         "--record", type=Path, metavar="FILE", help="write what the simulation needs, as JSON"
     )
     args = parser.parse_args(argv)
     try:
-        results = read_results(args.folder)
+        results = read_results(*args.folders)
         host = results if args.host is None else read_results(args.host)
         if not results.scenario["model"]["preset"]:
             raise StoreError(
-                f"{args.folder} is of a model without a preset; its shape is not known"
+                f"{results.folder} is of a model without a preset; its shape is not known"
             )
         profile = CostProfile.read(args.cost_profile)
+        if args.undisturbed:
+            results = undisturbed(results)
         if args.record is not None:
             record = json.dumps(recorded(results, profile, host), separators=(",", ":"))
             args.record.write_text(record.replace("},{", "},\n{") + "\n")

@@ -75,7 +75,7 @@ def write_results(
         for index in range(10):
             row = {
                 **{"run": number, **where, "index": index, "prompt_tokens": 9, "output_tokens": 3},
-                "arrival": float(index),
+                **{"rid": f"{number}-{index}", "arrival": float(index), "sent_s": float(index)},
                 **{"ttft_s": ttft * rate, "itls_s": [itl * rate / 1000] * 2, "e2e_s": 3.0},
                 "error": "",
             }

@@ -1,7 +1,7 @@
 """The simulator on measured cells: mean TTFT, P99 ITL, E2E and goodput near what an H200 served.
 
-The cells are of one server start of each system, nothing of which was used to fit the model; see
-benchmarks/results/2026-11-26-simulator-fidelity.md.
+The cells are of server starts that nothing was used of to fit the model, on two machines; see
+benchmarks/results/2026-11-26-simulator-fidelity.md and 2026-11-26-h200-simulated-new-cells.md.
 """
 
 from __future__ import annotations
@@ -29,21 +29,44 @@ from layered_sglang.simulator.traffic import Traffic
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks" / "serving"))
 from simulated import MAX_RUNNING, NORMAL, figures, repeated
 
-ROOT = Path(__file__).resolve().parents[2]
-RECORD = json.loads((ROOT / "benchmarks/results/2026-11-26-h200-simulated-cells.json").read_text())
+RESULTS = Path(__file__).resolve().parents[2] / "benchmarks" / "results"
+#: Starts of servers -> what ``simulated.py --record`` kept of them.
+RECORDS = {
+    name: json.loads((RESULTS / f"2026-11-26-h200-simulated-{name}.json").read_text())
+    for name in ("cells", "chunk-sizes", "rates")
+}
 PROFILE = CostProfile.read(
     Path(layered_sglang.__file__).parent / "profiles" / "h200-qwen3-30b-a3b-fa3.json"
 )
 #: A mean or a P99 may be this far off, as a share; goodput by as many points.
 NEAR = 0.12
-#: What is farther off, and by how much: a few gaps of 64 ms, of chunks behind a prompt of 26,000 tokens.
-FARTHER = {("arxiv 3/s mixed:2048", 1): 0.2}
+#: Of a cell's figures: TTFT mean, ITL P99, E2E mean; then requests within each target.
+TTFT, ITL, E2E, WITHIN = range(4)
+#: What is farther off, and by how much.
+FARTHER = {
+    # A few gaps of 64 ms, of chunks behind a prompt of 26,000 tokens.
+    ("arxiv 3/s mixed:2048", ITL): 0.2,
+    # Chunks take 121 ms, where 125 ms is the target; near the target of 40 ms, likewise.
+    ("5/s mixed:4096", WITHIN): 0.4,
+    ("2/s mixed:512", WITHIN + 1): 0.4,
+    ("2/s mixed:1024", WITHIN + 1): 0.3,
+    # Two batches beyond the largest graph came for the first time: 1 s each.
+    ("5/s chunked:2048", TTFT): 0.2,
+    # Ten requests that decode take 3% longer than the profile says, of a target of 24 ms.
+    ("arxiv 3/s slo:24", TTFT): 0.2,
+    # At 0.9 of what the GPU can serve; its layers take 3% less than the profile says.
+    ("short-among-long 8/s fixed:512", TTFT): 0.2,
+    # Within 40 ms by a planner of 40 ms.
+    ("arxiv 4/s slo:40", WITHIN + 1): 0.3,
+    ("short-among-long 8/s slo:40", WITHIN + 1): 0.5,
+}
 
 
-def setup_of(cell: dict[str, Any], host: float = 1.0, clock: bool = True) -> Setup:
+def setup_of(start: str, cell: dict[str, Any], host: float = 1.0, clock: bool = True) -> Setup:
     """The cell's server; its host launches eager layers ``host`` times as long as measured."""
     shape = ModelShape.from_config(dict(find_preset("qwen3-30b-a3b").config), spread=PROFILE.spread)
-    coefficients = Coefficients(**RECORD["host"])
+    record = RECORDS[start]
+    coefficients = Coefficients(**record["host"])
     coefficients = dataclasses.replace(
         coefficients, host_eager_layer=host * coefficients.host_eager_layer
     )
@@ -58,7 +81,7 @@ def setup_of(cell: dict[str, Any], host: float = 1.0, clock: bool = True) -> Set
         cell["kv_tokens"],
         MAX_RUNNING,
         noise=NORMAL * PROFILE.quality["held_out"]["median_error"],
-        host_noise=RECORD["host_spread"],
+        host_noise=record["host_spread"],
         largest_graph=cell["largest_graph"],
     )
 
@@ -67,45 +90,49 @@ def title_of(cell: dict[str, Any]) -> str:
     return f"{cell['traffic']} {cell['system']}"
 
 
-def simulated(cell: dict[str, Any], setup: Setup) -> list[float]:
-    arrival, prompt, output = (np.array(column) for column in RECORD["traffic"][cell["traffic"]])
+def simulated(start: str, cell: dict[str, Any], setup: Setup) -> list[float]:
+    record = RECORDS[start]
+    arrival, prompt, output = (np.array(column) for column in record["traffic"][cell["traffic"]])
     traffic = Traffic(arrival, prompt, output, np.full(len(arrival), -1))
-    return figures(repeated(System.parse(cell["system"], 0), setup, traffic), RECORD["limits"])
+    return figures(repeated(System.parse(cell["system"], 0), setup, traffic), record["limits"])
 
 
-def far_off(cell: dict[str, Any], setup: Setup) -> list[str]:
+def far_off(start: str, cell: dict[str, Any], setup: Setup) -> list[str]:
     """What of a cell is not near the measured."""
-    told, title = simulated(cell, setup), title_of(cell)
+    title, limits = title_of(cell), RECORDS[start]["limits"]
+    names = ["TTFT mean", "ITL P99", "E2E mean", *(f"within {limit}" for limit in limits)]
     found = []
-    for i, (name, here, seen) in enumerate(
-        zip(("TTFT mean", "ITL P99", "E2E mean", "within"), told, cell["measured"], strict=True)
-    ):
-        off = (here - seen) / 100 if name == "within" else here / seen - 1
+    told = zip(names, simulated(start, cell, setup), cell["measured"], strict=True)
+    for i, (name, here, seen) in enumerate(told):
+        off = (here - seen) / 100 if i >= WITHIN else here / seen - 1
         if abs(off) > FARTHER.get((title, i), NEAR):
             found.append(f"{title}: {name} {here:.4g} for {seen:.4g} ({off:+.0%})")
     return found
 
 
-STOCK = {title_of(c): c for c in RECORD["cells"] if c["system"].startswith(("mixed", "chunked"))}
-LAYERED = [c for c in RECORD["cells"] if title_of(c) not in STOCK]
+CELLS = {(start, title_of(c)): c for start, record in RECORDS.items() for c in record["cells"]}
+STOCK = [key for key, c in CELLS.items() if c["system"].startswith(("mixed", "chunked"))]
 
 
-@pytest.mark.parametrize("title", STOCK)
-def test_sglang_s_own_schedules_are_near_what_was_measured(title):
-    assert far_off(STOCK[title], setup_of(STOCK[title])) == []
+@pytest.mark.parametrize(("start", "title"), STOCK)
+def test_sglang_s_own_schedules_are_near_what_was_measured(start, title):
+    cell = CELLS[start, title]
+    assert far_off(start, cell, setup_of(start, cell)) == []
 
 
-def test_layered_prefill_is_near_what_was_measured():
+@pytest.mark.parametrize("start", ["cells", "rates"])
+def test_layered_prefill_is_near_what_was_measured(start):
     """All cells of the server's start, whose planner learnt from one to the next."""
-    start = setup_of(LAYERED[0]).model
+    cells = [cell for key, cell in CELLS.items() if key[0] == start and key not in STOCK]
     model = dataclasses.replace(
-        start, coefficients=PROFILE.coefficients, decode_sizes=tuple(fine_sizes(64))
+        setup_of(start, cells[0]).model,
+        coefficients=PROFILE.coefficients,
+        decode_sizes=tuple(fine_sizes(cells[0]["largest_graph"])),
     )
     planner = Estimator(model, OnlineCorrection(FITTED_LIMIT))
-    cells = [dataclasses.replace(setup_of(cell), estimator=planner) for cell in LAYERED]
-    assert [far_off(cell, setup) for cell, setup in zip(LAYERED, cells, strict=True)] == (
-        [[]] * len(LAYERED)
-    )
+    setups = [dataclasses.replace(setup_of(start, cell), estimator=planner) for cell in cells]
+    off = [far_off(start, cell, setup) for cell, setup in zip(cells, setups, strict=True)]
+    assert off == [[]] * len(cells)
     assert planner.correction.seen > 1000
 
 
@@ -118,15 +145,19 @@ TILES = StockWorld._tiles
 
 
 @pytest.mark.parametrize(
-    ("title", "change"),
+    ("start", "title", "change"),
     [
-        ("arxiv 2/s mixed:512", "no longest row"),
-        ("arxiv 3/s mixed:2048", "host of another machine"),
-        ("arxiv 5/s mixed:2048", "full clock"),
+        ("cells", "arxiv 2/s mixed:512", "no longest row"),
+        ("cells", "arxiv 3/s mixed:2048", "host of another machine"),
+        ("cells", "arxiv 5/s mixed:2048", "full clock"),
+        ("chunk-sizes", "2/s mixed:2048", "prefill graphs of another start"),
     ],
 )
-def test_each_part_of_the_model_is_needed(title, change, monkeypatch):
+def test_each_part_of_the_model_is_needed(start, title, change, monkeypatch):
+    cell = CELLS[start, title]
     if change == "no longest row":
         monkeypatch.setattr(StockWorld, "_tiles", mean_context)
-    setup = setup_of(STOCK[title], 1.4 if "host" in change else 1.0, "clock" not in change)
-    assert any("TTFT" in line for line in far_off(STOCK[title], setup))
+    if change == "prefill graphs of another start":
+        cell = cell | {"prefill_graph_rows": 512}
+    setup = setup_of(start, cell, 1.4 if "host" in change else 1.0, "clock" not in change)
+    assert any("TTFT" in line for line in far_off(start, cell, setup))

@@ -71,6 +71,10 @@ def test_every_cell_is_simulated_with_its_own_requests(tmp_path, capsys):
     # Prompts of nine tokens take a few milliseconds, where half a second was "measured".
     assert " for 500 (-9" in rows[1]
     assert rows[1].endswith("100 for 100 (+0%) |")
+    # Nothing came between the scheduler and the clients there.
+    arguments = [str(results.folder), "--cost-profile", str(PROFILE), "--undisturbed"]
+    assert main(arguments) == 0
+    assert capsys.readouterr().out.splitlines()[2:] == rows
 
 
 @pytest.mark.parametrize(
