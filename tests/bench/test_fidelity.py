@@ -50,11 +50,11 @@ FARTHER = {
     ("5/s mixed:4096", WITHIN): 0.4,
     ("2/s mixed:512", WITHIN + 1): 0.4,
     ("2/s mixed:1024", WITHIN + 1): 0.3,
-    # Two batches beyond the largest graph came for the first time: 1 s each.
+    # The server stood still twice, at its first batches beyond the largest graph.
     ("5/s chunked:2048", TTFT): 0.2,
-    # Ten requests that decode take 3% longer than the profile says, of a target of 24 ms.
+    # Decode takes 3% longer than the profile says, of a target of 24 ms.
     ("arxiv 3/s slo:24", TTFT): 0.2,
-    # At 0.9 of what the GPU can serve; its layers take 3% less than the profile says.
+    # At 0.9 of what the GPU can serve, and iterations take 2% less than the profile says.
     ("short-among-long 8/s fixed:512", TTFT): 0.2,
     # Within 40 ms by a planner of 40 ms.
     ("arxiv 4/s slo:40", WITHIN + 1): 0.3,
