@@ -28,9 +28,8 @@ from layered_sglang.bench.table import as_markdown
 
 #: Nobody gets a token for at least this long in a pause, seconds: longer than most iterations.
 PAUSE = 0.3
-#: After one, a request has this many tokens at less than this distance, seconds: shorter than any
-#: iteration of a model that is worth a GPU.
-BURST, BURST_GAP = 5, 3.5e-3
+#: After one, a request has this many gaps of less than this, seconds: shorter than a GPU's iterations.
+BURST, BURST_GAP = 3, 3.5e-3
 #: ... among so many tokens that came next.
 LOOKED_AT = 10
 
