@@ -149,7 +149,7 @@ def test_what_cannot_be_served_is_named(server_args, reason: str) -> None:  # no
 
 @pytest.mark.parametrize("choice", ["auto", "sglang"])
 def test_nothing_is_touched_where_it_is_not_chosen(server_args, choice: str) -> None:  # noqa: F811
-    """auto: nothing has been measured as faster."""
+    """auto: experts of these sizes have not been measured as faster."""
     block, _ = make_block()
     before = set(vars(block.experts.quant_method))
     text = moe_runner.hand_over(block, server_args, choice)
