@@ -81,7 +81,7 @@ def test_layer_groups_run_with_decode_to_the_last_one():
 def test_before_decode_the_last_layer_group_takes_decodes_place():
     cohort, decode = a_cohort(), running(10, 20)
     cohorts = Cohorts(cohort)
-    steps = StepsBeforeDecode(None, cohorts, Planning(4, 4, LAYERS))
+    steps = StepsBeforeDecode(None, cohorts, Planning(4, LAYERS))
     assert iteration(steps, decode).batch_to_run is decode
     assert steps.take().layers == LayerGroup(0, 4)
     ending = iteration(steps, decode)
@@ -114,6 +114,37 @@ def test_before_decode_the_last_layer_never_runs_beside_it(start, runs):
     taken = steps.take()
     assert runs == (None if taken is None else taken.layers)
     assert cohorts.in_flight == [cohort]
+
+
+def asked_twice(steps, first, second) -> list[DecodeWork]:
+    """Plan an iteration that ``first`` are expected to decode in and ``second`` do; returns the rows that
+    the policy was asked about."""
+    assert steps.end_before_decode(first) is None
+    steps.beside(plan(second))
+    rows = [view.decode for view in steps._planning.asked]
+    steps._planning.asked.clear()
+    return rows
+
+
+def test_before_decode_the_policy_is_asked_once_unless_others_decode():
+    cohort, decode = a_cohort(), running(10, 20)
+    steps = StepsBeforeDecode(None, Cohorts(cohort), Planning(1, 2, 3, 4))
+    assert asked_twice(steps, decode, decode) == [DecodeWork(2, 30)]
+    assert steps.take().layers == LayerGroup(0, 1)
+    # One was retracted.
+    assert asked_twice(steps, decode, running(10)) == [DecodeWork(2, 30), DecodeWork(1, 10)]
+    assert steps.take().layers == LayerGroup(1, 3), "the second answer counts"
+    assert asked_twice(steps, decode, decode) == [DecodeWork(2, 30)]
+    assert steps.take().layers == LayerGroup(3, 4)
+
+
+def test_before_decode_an_answer_is_not_kept_for_the_next_iteration():
+    """Nor used for the same view: the estimator may have learnt."""
+    cohort, decode = a_cohort(), running(10)
+    steps = StepsBeforeDecode(None, Cohorts(cohort), Planning(2, 3))
+    assert steps.end_before_decode(decode) is None  # and something keeps decode from being planned
+    assert asked_twice(steps, decode, decode) == [DecodeWork(1, 10)] * 2
+    assert steps.take().layers == LayerGroup(0, 3)
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from sglang.srt.managers.schedule_batch import NextBatchPlan, Req, ScheduleBatch
 from layered_sglang.hooks.cohort import Cohort, LayerGroupStep
 from layered_sglang.hooks.layer_group_steps import LayerGroupSteps
 from layered_sglang.hooks.views import decode_work, unfinished
-from layered_sglang.scheduling import DecodeWork, LayerGroup
+from layered_sglang.scheduling import CohortView, DecodeWork, LayerGroup
 
 
 class StepsBeforeDecode(LayerGroupSteps):
@@ -23,20 +23,36 @@ class StepsBeforeDecode(LayerGroupSteps):
 
     What a launched layer group reads was made on the schedule stream. With overlap SGLang holds it as
     long as the decode batch that was launched behind it: until the second launch from then.
+
+    Whether a cohort ends is asked before SGLang says who decodes. If the answer is no, it is kept until
+    that is known, and is the answer if the question is still the same. It is another one if rows were
+    retracted, or if SGLang keeps the rows' lengths on the host, where they may differ from what requests
+    say. The answer is of no use to the next iteration: the estimator may have learnt.
     """
+
+    _answer: tuple[CohortView, LayerGroup] | None = None
 
     def describe(self) -> str:
         return "before decode"
 
     def end_before_decode(self, running_batch: ScheduleBatch) -> NextBatchPlan | None:
+        self._answer = None
         if not self._cohorts.in_flight:
             return None
         cohort = self._cohorts.in_flight[-1]
         reqs = [running_batch.reqs[i] for i in unfinished(running_batch)]
-        layers = self._choose(self._planning.view(cohort, decode_work(reqs), reqs))
+        view = self._planning.view(cohort, decode_work(reqs), reqs)
+        layers = self._choose(view)
         if layers.end < cohort.num_layers:
+            self._answer = view, layers
             return None
         return self._as_prefill(cohort, layers, running_batch)
+
+    def _choose(self, view: CohortView) -> LayerGroup:
+        answer, self._answer = self._answer, None
+        if answer is not None and answer[0] == view:
+            return answer[1]
+        return super()._choose(view)
 
     def _beside_decode(
         self, cohort: Cohort, rows: DecodeWork, reqs: Iterable[Req]
