@@ -245,7 +245,7 @@ def _wrap_runner(runner: Any, clock: HostClock) -> None:
     backends = [runner.attn_backend]
     if hasattr(runner, "layer_groups"):
         backends += [runner.layer_groups.attention.cohort, runner.layer_groups.attention.decode]
-    for backend in {type(backend) for backend in backends}:
+    for backend in {type(backend) for backend in backends if backend is not None}:
         for name in ("", "_out_graph", "_in_graph"):
             _wrap(backend, clock, "metadata", "init_forward_metadata" + name)
         _wrap(backend, clock, "eager", "forward")
