@@ -9,6 +9,8 @@ Scheduler state added here, and who clears it:
 * ``_cohorts`` (:class:`CohortsInFlight`): the cohorts that no batch of SGLang's holds, and how they end
   early. One is added at admission and launched when its last layer group is handed out; the next
   :meth:`get_next_batch_to_run` merges it as SGLang merges the last prefill batch.
+* ``_admission`` (:class:`CohortAdmission`): brings prompts there; keeps nothing from one iteration to the
+  next but the answer that nobody may overtake, in ``_cohorts.changed``.
 * ``_steps`` (:class:`LayerGroupSteps`; :class:`StepsBeforeDecode` where a draft model speculates): the
   cohort's part of the iteration just planned. :meth:`run_batch` takes it.
 * ``_measurements`` (:class:`Measurements`): iterations launched whose time rank 0 has not told yet. Its
