@@ -154,13 +154,10 @@ def install(scheduler: Any, clock: HostClock) -> None:
     _wrap_batches(clock)
     worker = scheduler.tp_worker
     _wrap_runner(worker.model_runner, clock)
-    for owner, names in (
-        (getattr(scheduler, "_planner", None), ("next_layer_group", "admit", "predict", "observe")),
-        (getattr(scheduler, "_gate", None), ("view",)),
-    ):
-        for name in names:
-            if hasattr(owner, name):
-                _wrap(owner, clock, "plan", name)
+    if hasattr(scheduler, "_planning"):
+        for name in ("next_layer_group", "admit", "predict"):
+            _wrap(scheduler._planning.planner, clock, "plan", name)
+        _wrap(scheduler._admission.gate, clock, "plan", "view")
     if hasattr(worker, "cohort_inputs"):
         _wrap(worker, clock, "prepare", "cohort_inputs")
         _wrap_executor(clock)
@@ -248,7 +245,7 @@ def _wrap_runner(runner: Any, clock: HostClock) -> None:
     backends = [runner.attn_backend]
     if hasattr(runner, "layer_groups"):
         backends += [runner.layer_groups.attention.cohort, runner.layer_groups.attention.decode]
-    for backend in {type(backend) for backend in backends}:
+    for backend in {type(backend) for backend in backends if backend is not None}:
         for name in ("", "_out_graph", "_in_graph"):
             _wrap(backend, clock, "metadata", "init_forward_metadata" + name)
         _wrap(backend, clock, "eager", "forward")

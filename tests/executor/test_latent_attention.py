@@ -151,8 +151,11 @@ class Backend:
         return (out, "lse") if batch.mha_return_lse else out
 
 
-def executor(names: tuple[str, str] = ("fa3", "fa3")) -> iteration.LayerGroupExecutor:
-    backends = iter([Backend("cohort"), Backend("decode")])
+def executor(
+    names: tuple[str, str] = ("fa3", "fa3"), with_decode: bool = True
+) -> iteration.LayerGroupExecutor:
+    """One that finds as many attention backends as it should make."""
+    backends = iter([Backend("cohort"), Backend("decode")][: 1 + with_decode])
     model = SimpleNamespace(
         model=Stack(), lm_head=None, logits_processor=lambda ids, hidden, *_: hidden
     )
@@ -160,7 +163,7 @@ def executor(names: tuple[str, str] = ("fa3", "fa3")) -> iteration.LayerGroupExe
     runner = SimpleNamespace(
         model=model, server_args=args, _get_attention_backend=lambda **_: next(backends)
     )
-    return iteration.LayerGroupExecutor(runner, Architecture(latent=True))
+    return iteration.LayerGroupExecutor(runner, Architecture(latent=True), with_decode)
 
 
 def decode_rows() -> ForwardBatch:
@@ -183,6 +186,16 @@ def test_prompts_go_the_wide_way_beside_decode_rows_and_all_else_is_done_at_once
     # Each row carries its own id, and its position once a layer.
     assert out.cohort[:, 0].tolist() == [i + LAYERS * (i + 100) for i in range(5)]
     assert out.decode[:, 0].tolist() == [i + LAYERS * (i + 100) for i in (50, 51)]
+
+
+def test_apart_from_decode_nothing_is_made_for_its_rows():
+    made, state = executor(with_decode=False), CohortState(rows(5, ForwardMode.EXTEND))
+    for group in (LayerGroup(0, 2), LayerGroup(2, LAYERS)):
+        out = made.run(None, state, group, lambda: None)
+    assert out.cohort[:, 0].tolist() == [i + LAYERS * (i + 100) for i in range(5)]
+    with pytest.raises(AssertionError, match="apart from decode"):
+        prompts = CohortState(rows(5, ForwardMode.EXTEND))
+        made.run(decode_rows(), prompts, LayerGroup(0, 2), lambda: None)
 
 
 def test_behind_a_short_cached_prefix_prompts_are_as_narrow_as_sglangs():

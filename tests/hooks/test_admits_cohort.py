@@ -5,8 +5,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 import pytest
-
-scheduler = pytest.importorskip("layered_sglang.hooks.scheduler")
+from layered_sglang.hooks.cohort_admission import becomes_cohort
 
 
 def admits(
@@ -21,7 +20,7 @@ def admits(
     prompt = {"input_embeds": None, "replace_embeds": None} | batch
     admitted = SimpleNamespace(reqs=[SimpleNamespace(multimodal_inputs=image)], **prompt)
     plan = SimpleNamespace(running_batch=running, batch_to_run=admitted)
-    return scheduler.LayeredScheduler._admits_cohort(None, plan)
+    return becomes_cohort(plan)
 
 
 def test_prompts_beside_decode_are_layered():

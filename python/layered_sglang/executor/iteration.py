@@ -48,20 +48,29 @@ class LayerGroupExecutor:
 
     Owns two attention backend instances beside the model runner's (whose metadata buffers belong to
     SGLang's captured decode graphs): one planned for the cohort that runs, one for the decode rows.
+
+    Args:
+        model_runner: SGLang's.
+        architecture: of its model.
+        with_decode: whether iterations may have decode rows in them; ``False``: layer groups run apart
+            from decode, and no attention backend is made for its rows.
     """
 
-    def __init__(self, model_runner: ModelRunner, architecture: Architecture) -> None:
+    def __init__(
+        self, model_runner: ModelRunner, architecture: Architecture, with_decode: bool = True
+    ) -> None:
         adapters = model_runner.lora_manager if model_runner.server_args.enable_lora else None
         self.model = LayerRangeModel(model_runner.model, architecture, adapters)
-        self.attention = MixedAttention(
-            cohort=model_runner._get_attention_backend(init_new_workspace=True),
-            decode=model_runner._get_attention_backend(init_new_workspace=True),
-        )
+        cohort = model_runner._get_attention_backend(init_new_workspace=True)
+        decode = None
+        if with_decode:
+            decode = model_runner._get_attention_backend(init_new_workspace=True)
+        self.attention = MixedAttention(cohort, decode)
         self._latent: LatentAttention | None = None
         if architecture.latent:
             names = model_runner.server_args.get_attention_backends()
             self._latent = LatentAttention(self.model.layers, self.attention, names)
-        self._eager_decode = EagerDecodeRows(self.model, self.attention.decode)
+        self._eager_decode = None if decode is None else EagerDecodeRows(self.model, decode)
         self._decode_graphs: DecodeGraphRows | None = None
         self._merged_graphs: MergedLayerGraphs | None = None
         self._side_by_side: SideBySide | None = None
@@ -132,7 +141,7 @@ class LayerGroupExecutor:
         ``None`` and the cohort's logits are in the result.
 
         Args:
-            decode: the running requests' rows, or ``None`` when nobody decodes.
+            decode: the running requests' rows, or ``None`` when nobody decodes in this forward.
             state: the cohort's.
             layers: the active layer group.
             planned: called once attention is planned: what was launched until then, and nothing
@@ -152,9 +161,10 @@ class LayerGroupExecutor:
         if self._runs_side_by_side(cohort, decode):
             return self._run_side_by_side(decode, state, layers, planned)
         graphs = self._decode_graphs
-        passing: DecodeRows = self._eager_decode
+        passing: DecodeRows | None = self._eager_decode
         if graphs is not None and graphs.can_run_graph(decode):
             passing = graphs
+        assert passing is not None, "made to run layer groups apart from decode"
         rows = passing.begin(decode)  # may be padded
         planned()
         before = passing.before(layers.start) if layers.start > 0 else None

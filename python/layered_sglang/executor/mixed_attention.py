@@ -45,10 +45,11 @@ class MixedAttention(AttentionBackend):
     """Sends cohort rows down the extend path and decode rows down the decode path.
 
     Each part has a backend instance of its own, planned once an iteration (the cohort's once a
-    cohort), because a SGLang attention backend holds the metadata of one batch at a time.
+    cohort), because a SGLang attention backend holds the metadata of one batch at a time. Decode's is
+    ``None`` where rows are never merged.
     """
 
-    def __init__(self, cohort: AttentionBackend, decode: AttentionBackend) -> None:
+    def __init__(self, cohort: AttentionBackend, decode: AttentionBackend | None) -> None:
         super().__init__()
         self.cohort = cohort
         self.decode = decode
@@ -83,6 +84,7 @@ class MixedAttention(AttentionBackend):
         if cohort is None or decode is None:
             self._parts = ()
             return
+        assert self.decode is not None
         border = cohort.input_ids.shape[0]
         end = border + decode.input_ids.shape[0]
         self._parts = (

@@ -13,8 +13,8 @@ from layered_sglang.scheduling import (
     Admission,
     CohortWork,
     DecodeWork,
+    Estimator,
     InFlight,
-    Planner,
     QueueView,
     WaitingPrompt,
 )
@@ -30,16 +30,16 @@ NEVER_CUT = 1 << 40
 
 
 class AdmissionGate:
-    """Asks the planner on behalf of one scheduler.
+    """Shows the planner one scheduler's queue, and SGLang what the planner chose of it.
 
     Args:
         scheduler: whose queue it looks at.
-        planner: whom it asks.
+        estimator: says what a prompt needs.
     """
 
-    def __init__(self, scheduler: Any, planner: Planner) -> None:
+    def __init__(self, scheduler: Any, estimator: Estimator) -> None:
         self._scheduler = scheduler
-        self._planner = planner
+        self._estimator = estimator
         self._page_size = scheduler.page_size
         self._max_tokens = scheduler.chunked_prefill_size
         args = scheduler.server_args
@@ -78,7 +78,7 @@ class AdmissionGate:
             self._find_prefix(req)
             prefix = len(req.prefix_indices)
             work = CohortWork.of_prompt(len(req.full_untruncated_fill_ids) - prefix, prefix)
-            known = req.layered_prompt = (work, self._planner.need(work))
+            known = req.layered_prompt = (work, self._estimator.need(work))
         work, need = known
         return WaitingPrompt(work, need, now - req.layered_arrived, self._priority(req))
 
@@ -104,7 +104,7 @@ class AdmissionGate:
         left = len(req.origin_input_ids) + len(req.output_ids) - done
         return InFlight(
             CohortWork.of_prompt(left, done),
-            self._planner.estimator.num_layers,
+            self._estimator.num_layers,
             waited=now - req.layered_arrived,
             priority=self._priority(req),
             between_chunks=True,

@@ -21,6 +21,7 @@ from sglang.srt.managers.schedule_batch import Req, ScheduleBatch
 from sglang.srt.managers.scheduler import Scheduler
 
 from layered_sglang.hooks.cohorts_in_flight import CohortsInFlight
+from layered_sglang.hooks.views import unfinished
 
 #: After these the layers are others than those that a cohort in flight has passed.
 WEIGHT_UPDATES = (
@@ -86,8 +87,3 @@ class InterruptibleScheduler(Scheduler):
         if self._cohorts.hold(self._pending_chunked_abort_req):
             return
         super().process_pending_chunked_abort()
-
-
-def unfinished(batch: ScheduleBatch) -> list[int]:
-    """Indices of a batch's requests that go on."""
-    return [i for i, req in enumerate(batch.reqs) if not req.finished()]

@@ -51,7 +51,9 @@ class LayeredModelRunner(ModelRunner):
     def init_attention_backends(self) -> None:
         super().init_attention_backends()
         self.layer_groups = LayerGroupExecutor(
-            self, architecture_of(list(self.model_config.hf_config.architectures))
+            self,
+            architecture_of(list(self.model_config.hf_config.architectures)),
+            with_decode=not self.spec_algorithm.is_speculative(),
         )
 
     def init_cuda_graphs(self, *args: Any, **kwargs: Any) -> None:

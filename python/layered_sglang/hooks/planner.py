@@ -1,15 +1,20 @@
-"""The planner of this server: its cost model, from a profile or from data sheets."""
+"""The planner of this server: the policy in force, and its cost model, from a profile or from data
+sheets."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from layered_sglang.config import LayeredConfig
 from layered_sglang.hooks.server_args import layered_config
+from layered_sglang.hooks.views import strictest_target
 from layered_sglang.scheduling import (
+    CohortView,
     CostModel,
+    DecodeWork,
     Estimator,
     ModelShape,
     Planner,
@@ -27,15 +32,17 @@ from layered_sglang.scheduling.profile import (
 )
 
 if TYPE_CHECKING:
+    from sglang.srt.managers.schedule_batch import Req
+
+    from layered_sglang.hooks.cohort import Cohort
     from layered_sglang.hooks.model_runner import LayeredModelRunner
 
 SHIPPED = Path(__file__).parent.parent / "profiles"
 
 
-def make_planner(
-    config: LayeredConfig, runner: LayeredModelRunner, device_name: str | None, overlap: bool
-) -> tuple[Planner, str]:
-    """The planner that the flags ask for.
+class PlannerInForce:
+    """How this server plans at present. The policy may change between two iterations; the estimator,
+    and what it has learnt, stays.
 
     Args:
         config: the flags.
@@ -43,11 +50,36 @@ def make_planner(
         device_name: the GPU's; ``None`` on a CPU.
         overlap: whether SGLang's overlap scheduler is on.
 
-    Returns:
-        The planner, and one phrase on where its figures come from.
+    Attributes:
+        estimator: learns from measured iterations.
+        source: one phrase on where its figures come from.
+        config: the flags, with what ``/layered_prefill`` has changed since.
+        planner: the policy that ``config`` asks for.
     """
-    estimator, source = _make_estimator(config, runner, device_name, overlap)
-    return planner_with(estimator, config), source
+
+    def __init__(
+        self,
+        config: LayeredConfig,
+        runner: LayeredModelRunner,
+        device_name: str | None,
+        overlap: bool,
+    ) -> None:
+        self.estimator, self.source = _make_estimator(config, runner, device_name, overlap)
+        self.change(config)
+
+    def change(self, config: LayeredConfig) -> None:
+        """Plan by ``config`` from now on. A cohort in flight goes on by the new policy."""
+        self.config = config
+        self.planner = planner_with(self.estimator, config)
+
+    def target(self, reqs: Iterable[Req]) -> float | None:
+        """The strictest inter-token target of running requests, seconds; ``None`` without any."""
+        default = self.config.itl_slo_ms
+        return strictest_target(reqs, None if default is None else default / 1000)
+
+    def view(self, cohort: Cohort, rows: DecodeWork, reqs: Iterable[Req]) -> CohortView:
+        """What the policy may know of ``cohort`` in an iteration in which ``reqs`` decode as ``rows``."""
+        return cohort.view(rows, self.target(reqs))
 
 
 def planner_with(estimator: Estimator, config: LayeredConfig) -> Planner:
@@ -88,10 +120,10 @@ def _make_estimator(
 
 
 def describe_cost_model(
-    planner: Planner, runner: LayeredModelRunner, device_name: str | None
+    estimator: Estimator, runner: LayeredModelRunner, device_name: str | None
 ) -> dict[str, Any]:
     """What ``python -m layered_sglang.calibrate`` needs to fit this server's cost model; plain types."""
-    model = planner.estimator.model
+    model = estimator.model
     return {
         "device": device_name or "cpu",
         "model": model_key(_hf_config(runner)),

@@ -20,6 +20,11 @@ class TargetError(ValueError):
     """A request's target that is none; the message is for its sender."""
 
 
+def unfinished(batch: ScheduleBatch) -> list[int]:
+    """Indices of a batch's requests that go on."""
+    return [i for i, req in enumerate(batch.reqs) if not req.finished()]
+
+
 def decode_work(reqs: Iterable[Req]) -> DecodeWork:
     """The decode rows of running requests."""
     count = context = 0

@@ -33,7 +33,7 @@ def _watch_layers(result: Any, runner: Any, *args: Any, **kwargs: Any) -> None:
 
 def _write_iteration(original: Any, scheduler: Any, batch: Any, *args: Any, **kwargs: Any) -> Any:
     """Around ``Scheduler.run_batch``: who took part, and what the layers saw."""
-    step = getattr(scheduler, "_step", None)
+    step = getattr(scheduler, "planned_step", None)
     reqs = {req.rid: req.req_pool_idx for req in batch.reqs}
     cohort: list[str] = []
     if step is not None:

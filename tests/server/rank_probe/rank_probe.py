@@ -21,7 +21,7 @@ fused_sums = 0
 
 def _write_plan(original: Any, scheduler: Any, batch: Any, *args: Any, **kwargs: Any) -> Any:
     """Around ``Scheduler.run_batch``."""
-    rank, step = scheduler.ps.tp_rank, getattr(scheduler, "_step", None)
+    rank, step = scheduler.ps.tp_rank, getattr(scheduler, "planned_step", None)
     plan = {
         "mode": batch.forward_mode.name,
         "batch": [req.rid for req in batch.reqs],

@@ -95,7 +95,7 @@ def _after_forward(result: Any, *args: Any, **kwargs: Any) -> Any:
 
 def _around_run_batch(original: Any, scheduler: Any, batch: Any, *args: Any, **kwargs: Any) -> Any:
     if _loads is not None:
-        step = getattr(scheduler, "_step", None)
+        step = getattr(scheduler, "planned_step", None)
         if step is not None:
             kind = "prompts"
         else:
