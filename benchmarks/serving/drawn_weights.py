@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 
@@ -39,8 +39,9 @@ def draw_weights(_result: None, runner: object) -> None:
 
     NOTE: shards of tensor-parallel ranks would all be equal; the comparison is of one GPU.
     """
+    drawn = set(_mxfp4_weights(runner.model))
     for name, parameter in runner.model.named_parameters():
-        if not parameter.is_floating_point():
+        if not parameter.is_floating_point() or name in drawn:
             continue
         if parameter.dim() == 1:
             parameter.fill_(0.0 if name.endswith("bias") else 1.0)
@@ -48,6 +49,15 @@ def draw_weights(_result: None, runner: object) -> None:
         seed = zlib.crc32(name.encode())
         generator = torch.Generator(device=parameter.device).manual_seed(seed)
         parameter.normal_(0.0, standard_deviation(name, parameter.shape), generator=generator)
+
+
+def _mxfp4_weights(model: torch.nn.Module) -> Iterator[str]:
+    """Names of MXFP4 experts' weights and scales, whatever form their runner has brought them into."""
+    for prefix, module in model.named_modules():
+        if type(getattr(module, "quant_method", None)).__name__ == "Mxfp4MoEMethod":
+            for name, _ in module.named_parameters(prefix, recurse=False):
+                if not name.endswith("bias"):
+                    yield name
 
 
 @torch.no_grad()

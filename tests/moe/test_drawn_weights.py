@@ -34,7 +34,9 @@ def weights() -> dict[str, torch.nn.Parameter]:
         dummy = torch.empty(shape, dtype=torch.bfloat16)
         dummy.uniform_(-1e-3, 1e-3, generator=torch.Generator().manual_seed(1234))
         parameters[name] = torch.nn.Parameter(dummy, requires_grad=False)
-    model = SimpleNamespace(named_parameters=lambda: iter(parameters.items()))
+    model = SimpleNamespace(
+        named_parameters=lambda: iter(parameters.items()), named_modules=lambda: iter(())
+    )
     draw_weights(None, SimpleNamespace(model=model))
     return parameters
 
@@ -89,3 +91,23 @@ def test_mxfp4_experts_are_of_the_same_size() -> None:
     before = layers[0].w13_weight.clone()
     draw_weights(None, SimpleNamespace(model=layers[0]))
     assert torch.equal(layers[0].w13_weight, before)
+
+
+def test_mxfp4_experts_are_not_drawn_again_in_the_form_that_a_runner_gave_them() -> None:
+    """SGLang's Triton runner has bfloat16 in the place of the bytes."""
+
+    class Mxfp4MoEMethod:
+        """By its name SGLang's."""
+
+    class Layer(torch.nn.Module):
+        def __init__(self, method: object) -> None:
+            super().__init__()
+            self.quant_method = method
+            self.w13_weight = torch.nn.Parameter(torch.ones(2, 4, 8, dtype=torch.bfloat16))
+            self.w13_weight_bias = torch.nn.Parameter(torch.ones(2, 4))
+
+    model = torch.nn.ModuleDict({"mxfp4": Layer(Mxfp4MoEMethod()), "bf16": Layer(object())})
+    draw_weights(None, SimpleNamespace(model=model))
+    assert (model["mxfp4"].w13_weight == 1).all()
+    assert not (model["mxfp4"].w13_weight_bias == 1).any()
+    assert not (model["bf16"].w13_weight == 1).any()
