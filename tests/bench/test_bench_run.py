@@ -68,7 +68,8 @@ def test_all_systems_get_the_same_requests_and_every_one_has_its_row(
         assert row["error"] == ""
         assert a.GAP * 0.9 < row["ttft_s"] < row["e2e_s"]
         assert row["e2e_s"] == pytest.approx(row["ttft_s"] + sum(row["itls_s"]), abs=1e-4)
-        assert row["sent_s"] >= row["arrival"]
+        # uvloop, which SGLang installs where a test imported it, counts in whole milliseconds.
+        assert row["sent_s"] >= row["arrival"] - 0.001
     # In turn, and every other time in the other order.
     runs = lines(out, "runs.jsonl")
     assert [(r["system"], r["repeat"]) for r in runs] == [("a", 0), ("b", 0), ("b", 1), ("a", 1)]
