@@ -63,7 +63,9 @@ class Player:
         url = self.server.url + action.path
         async with session.request(action.method, url, json=action.body) as response:
             text = await response.text()
-            if response.status in action.statuses:
+            # A bad grammar is compiled before it is refused, and may be aborted until then.
+            aborted = self._aborts_all and "Abort in waiting queue" in text
+            if response.status in action.statuses or aborted:
                 return []
             return [f"{action}: status {response.status}: {text[:200]}"]
 
