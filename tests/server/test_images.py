@@ -10,9 +10,9 @@ import random
 from dataclasses import replace
 
 import pytest
+from half_way import check, settled
 from harness import (
     Request,
-    difference,
     free_port,
     generate_all,
     layered_command,
@@ -82,13 +82,9 @@ def test_prompts_with_images_beside_layered_ones(make_model, tmp_path):
                 (60, AGAIN, "again"),
                 (100, CUT, "cut"),
             )
-            server.wait_idle()
-            assert server.held_tokens() == 0
-            for request, got in answers.items():
-                problem = difference(got, wanted[request])
-                assert problem is None, f"prompt of {len(request.prompt)}: {problem}"
-            counters = server.counters()
-            new = {name: value - before[name] for name, value in counters.items()}
+            after = settled(server)
+            check(answers, wanted)
+            new = {name: value - before[name] for name, value in after.items()}
             tokens = sum(len(request.prompt) for request in LONG)
             assert new["layered_tokens"] <= tokens, "a prompt with an image was layered"
             layered = new["layered_tokens"] == tokens and new["iterations:merged"] >= 24

@@ -9,7 +9,8 @@ import re
 from pathlib import Path
 
 import pytest
-from harness import Answer, Request, difference, free_port, layered_command, running
+from half_way import check, settled
+from harness import Answer, Request, free_port, layered_command, running
 from layered_sglang.executor.architectures import ARCHITECTURES
 from layered_sglang.model_zoo import find_preset
 from presets import BY_LAYER_GROUPS, SERVED
@@ -156,14 +157,10 @@ def play(model, folder, wanted, *flags: str, policy, env) -> None:
                     (152 + 22 * i, "/abort_request", {"rid": f"gone{i}"}) for i in range(len(GONE))
                 ],
             )
-            server.wait_idle()
-            assert server.held_tokens() == 0
-            counters = server.counters()
+            counters = settled(server)
             ended = {answers.pop(gone).finish for gone in GONE}
             assert ended <= {"abort", "length"}
-            for request, got in answers.items():
-                problem = difference(got, wanted[request])
-                assert problem is None, f"prompt of {len(request.prompt)}: {problem}"
+            check(answers, wanted)
             new = {name: counters[name] - before[name] for name in COUNTED}
             cached = "--disable-radix-cache" in flags or answers[AGAIN].cached >= 600
             if as_meant(new, policy) and cached and ended == {"abort"}:
