@@ -57,7 +57,7 @@ clocks() {
 }
 
 run_tests() {
-  step "GPU tests" tests.log 400 "$python" -m pytest -m gpu -q -p no:cacheprovider \
+  step "GPU tests" tests.log 400 "$python" -m pytest -m gpu -q -o addopts= -p no:cacheprovider \
     tests/moe/test_expert_plan_gpu.py tests/moe/test_fused_experts*_gpu.py
   tail -n 3 "$out/tests.log"
 }
