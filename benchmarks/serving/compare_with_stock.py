@@ -2,13 +2,15 @@
 
 Starts both servers with the same flags, asks stock SGLang for each answer with nothing beside it,
 then sends random traffic (tests/server/mixtures.py, aborts included) and long prompts into running
-requests to both. Prints one JSON object: per server how many answers equal those references, and how
-far log-probabilities are off. With --enable-deterministic-inference among the flags a difference is
-an error; without it SGLang's kernels sum in an order that depends on the batch, and stock under load
-says how much that alone changes.
+requests to both (compared_traffic.py; the models: compared_models.py). Prints one JSON object: per
+server how many answers equal those references, and how far log-probabilities are off. With
+--enable-deterministic-inference among the flags a difference is an error; without it SGLang's kernels
+sum in an order that depends on the batch, and stock under load says how much that
+alone changes.
 
   python benchmarks/serving/compare_with_stock.py -- --dtype bfloat16 --attention-backend fa3 ...
   python benchmarks/serving/compare_with_stock.py --preset tiny-deepseek-v3 --fp8 -- --dtype bfloat16 ...
+  python benchmarks/serving/compare_with_stock.py --adapters -- --dtype bfloat16 --lora-backend triton ...
 """
 
 from __future__ import annotations
@@ -206,6 +208,7 @@ def main() -> None:
         name: running(
             [sys.executable, *command, "--model-path", args.model, "--port", str(free_port())],
             args.log / f"{args.name}-{name}.log",
+            warm=False,  # both are started at once
         )
         for name, command in commands.items()
     }

@@ -50,7 +50,7 @@ GPU_SIZES = {
     "qwen3": {**_WIDE, "head_dim": 128},
     "qwen3_next": _LINEAR,
     "qwen3_5_moe_text": _LINEAR,
-    "qwen3_vl_moe_text": _WIDE,
+    "qwen3_vl_moe_text": {**_WIDE, "hidden_size": 512},  # not twice an expert's width, as above
 }
 #: Of what encodes images: heads of 64.
 _VISION = {"hidden_size": 128, "intermediate_size": 256, "num_heads": 2}

@@ -1,5 +1,5 @@
 """On a GPU, the layered server's answers are stock SGLang's: aborts, chunks, long prompts among running
-requests, by executions, graphs and models.
+requests, by executions, graphs, models and features.
 
 Each case is one run of benchmarks/serving/compare_with_stock.py (two servers of a tiny model, bfloat16);
 all of them run at once. In SGLang's deterministic mode every token and log-probability must be equal;
