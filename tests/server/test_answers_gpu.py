@@ -140,9 +140,6 @@ CASES = {
         preset="tiny-qwen3.5-moe",
         traffic="--pictures",
     ),
-    "pictures, qwen3-vl": Case(
-        "--layer-group-tokens 64", preset="tiny-qwen3-vl-moe", traffic="--pictures"
-    ),
     "weights on the host": Case("--layer-group-tokens 64", "--cpu-offload-gb 1"),
     "two GPUs": Case(
         "--layer-group-tokens 64",
