@@ -112,8 +112,11 @@ CASES = {
     "a draft, latent attention": Case(
         "--layer-group-tokens 64", preset="tiny-deepseek-v3", draft="tiny-qwen3"
     ),
+    # Its prefill graphs take as many tokens as a chunk of a prompt has, but no decode rows beside it.
     "adapters, csgmv": Case(
-        "--layer-group-tokens 64", "--lora-backend csgmv", traffic="--adapters"
+        "--layer-group-tokens 64 --layered-max-prefill-tokens 1024",
+        "--lora-backend csgmv --cuda-graph-backend-prefill breakable --cuda-graph-bs-prefill 256 1024",
+        traffic="--adapters",
     ),
     "adapters, triton": Case(
         "--layer-group-tokens 64 --layered-max-prefill-tokens 1024",
@@ -139,6 +142,9 @@ CASES = {
         "--max-mamba-cache-size 120",
         preset="tiny-qwen3.5-moe",
         traffic="--pictures",
+    ),
+    "pictures, qwen3-vl": Case(
+        "--layer-group-tokens 64", preset="tiny-qwen3-vl-moe", traffic="--pictures"
     ),
     "weights on the host": Case("--layer-group-tokens 64", "--cpu-offload-gb 1"),
     "two GPUs": Case(
