@@ -2,13 +2,15 @@
 
 Starts both servers with the same flags, asks stock SGLang for each answer with nothing beside it,
 then sends random traffic (tests/server/mixtures.py, aborts included) and long prompts into running
-requests to both. Prints one JSON object: per server how many answers equal those references, and how
-far log-probabilities are off. With --enable-deterministic-inference among the flags a difference is
-an error; without it SGLang's kernels sum in an order that depends on the batch, and stock under load
-says how much that alone changes.
+requests to both (compared_traffic.py; the models: compared_models.py). Prints one JSON object: per
+server how many answers equal those references, and how far log-probabilities are off. With
+--enable-deterministic-inference among the flags a difference is an error; without it SGLang's kernels
+sum in an order that depends on the batch, and stock under load says how much that
+alone changes.
 
   python benchmarks/serving/compare_with_stock.py -- --dtype bfloat16 --attention-backend fa3 ...
   python benchmarks/serving/compare_with_stock.py --preset tiny-deepseek-v3 --fp8 -- --dtype bfloat16 ...
+  python benchmarks/serving/compare_with_stock.py --adapters -- --dtype bfloat16 --lora-backend triton ...
 """
 
 from __future__ import annotations
@@ -17,99 +19,21 @@ import argparse
 import asyncio
 import contextlib
 import json
-import random
 import sys
-import tempfile
 import time
-from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import aiohttp
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests" / "server"))
 import harness
+from compared_models import DRAFTS, write_folders
+from compared_traffic import long_prompts, with_adapters, with_pictures
 from harness import Answer, Request, Server, free_port, generate, generate_all, running
-from layered_sglang.model_zoo import find_preset, write_model
-from layered_sglang.model_zoo.block_scaled import block_scaled_config
-from layered_sglang.model_zoo.draft import write_eagle3_draft
-from layered_sglang.model_zoo.presets import Preset
-from layered_sglang.model_zoo.tensors import text_part
-from mixtures import VOCABULARY, Arrival, make_mixture, make_requests
+from mixtures import Arrival, make_mixture, make_requests
 
 SEED = 20261123
-#: What the tiny presets lack on a GPU: SGLang's fused rotary embedding takes heads of 64, 128, ..., its
-#: latent attention the published widths, and block-scaled experts come in multiples of 128.
-_WIDE = {"hidden_size": 256, "intermediate_size": 256, "moe_intermediate_size": 128}
-_LATENT = {
-    **_WIDE,
-    "kv_lora_rank": 512,
-    "num_attention_heads": 16,
-    "num_key_value_heads": 16,
-    "qk_nope_head_dim": 128,
-    "v_head_dim": 128,
-}
-_LINEAR = {
-    **_WIDE,
-    "linear_key_head_dim": 128,
-    "linear_value_head_dim": 128,
-    "shared_expert_intermediate_size": 128,
-}
-GPU_SIZES = {
-    "qwen3_moe": {**_WIDE, "head_dim": 128},
-    "gpt_oss": {"hidden_size": 256, "intermediate_size": 256},
-    "ernie4_5_moe": {"hidden_size": 256, "moe_intermediate_size": 128},
-    "deepseek_v2": _LATENT,
-    "deepseek_v3": {**_LATENT, "q_lora_rank": 256},
-    "glm4_moe": {**_WIDE, "head_dim": 128},
-    "glm4_moe_lite": {**_LATENT, "q_lora_rank": 256},
-    "minimax_m2": {"hidden_size": 256, "intermediate_size": 128},
-    "olmoe": {"hidden_size": 256, "intermediate_size": 128},
-    "llama": {**_WIDE, "head_dim": 128},
-    "mistral": {**_WIDE, "head_dim": 128},
-    "mixtral": {"hidden_size": 256, "intermediate_size": 128},
-    "qwen2_moe": {**_WIDE, "shared_expert_intermediate_size": 128},
-    "qwen3": {**_WIDE, "head_dim": 128},
-    "qwen3_next": _LINEAR,
-    "qwen3_5_moe_text": _LINEAR,
-}
-
-#: Draft models: a random EAGLE-3 layer or another model, of which little is accepted, and the model
-#: itself.
-DRAFTS = {"eagle3": "EAGLE3", "itself": "STANDALONE", "tiny-qwen3": "STANDALONE"}
-
-
-def widened(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A tiny preset's config.json with sizes that GPU kernels take."""
-    text = {**text_part(config), **GPU_SIZES.get(text_part(config)["model_type"], {})}
-    if "text_config" not in config:
-        return text
-    vision = {**config["vision_config"], "out_hidden_size": text["hidden_size"]}
-    return {**config, "text_config": text, "vision_config": vision}
-
-
-def write_folders(args: argparse.Namespace) -> None:
-    """Write the model, where none was given, and its draft; flags name the draft then."""
-    config = dict(widened(find_preset(args.preset).config))
-    config = block_scaled_config(config) if args.fp8 else config
-    if "bfloat16" in args.flags:
-        config["torch_dtype"] = "bfloat16"  # SGLang's gpt-oss takes it for its weights
-    if args.model is None:
-        args.model = tempfile.mkdtemp()
-        write_model(Preset("wide", "", config, True), Path(args.model))
-    if args.draft:
-        draft = Path(args.model)
-        if args.draft == "eagle3":
-            draft = write_eagle3_draft(config, Path(tempfile.mkdtemp()))
-        elif args.draft != "itself":
-            draft = Path(tempfile.mkdtemp())
-            other = widened(find_preset(args.draft).config) | {"torch_dtype": "bfloat16"}
-            write_model(Preset("draft", "", other, True), draft)
-        args.flags += ["--speculative-algorithm", DRAFTS[args.draft]]
-        args.flags += ["--speculative-draft-model-path", str(draft)]
-        args.flags += ["--speculative-num-steps", "3", "--speculative-eagle-topk", "1"]
-        args.flags += ["--speculative-num-draft-tokens", "4"]
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -124,6 +48,9 @@ def parse_arguments() -> argparse.Namespace:
         default="",
         help="speculative decoding by it, in both servers",
     )
+    add("--adapters", action="store_true", help="three random LoRA adapters, taken in turn")
+    add("--pictures", action="store_true", help="in every third prompt")
+    add("--again", action="store_true", help="also ask for prompts that left the device's KV cache")
     add("--requests", type=int, default=60)
     add("--mixtures", type=int, default=16)
     add("--running", type=int, default=6, help="requests that decode while long prompts come")
@@ -139,31 +66,12 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def long_prompts(args: argparse.Namespace) -> tuple[list[Request], list[Arrival]]:
-    """Requests that decode from the start, and prompts of up to 3000 tokens that come meanwhile."""
-    rng = random.Random(SEED)
-
-    def tokens(count: int) -> tuple[int, ...]:
-        return tuple(rng.randrange(VOCABULARY) for _ in range(count))
-
-    forever = (("ignore_eos", True),)
-    asked = [
-        Request(tokens(20 + 7 * i), args.running_tokens, forever, stream=True)
-        for i in range(args.running)
-    ]
-    arrivals = [Arrival(i, 0.0, None) for i in range(args.running)]
-    for i in range(args.prompts):
-        length = 3000 if i == 0 else rng.randint(500, 3000)
-        asked.append(Request(tokens(length), 24, forever, logprob_start=0))
-        arrivals.append(Arrival(len(asked) - 1, 0.2 + 0.08 * i, None))
-    return asked, arrivals
-
-
 class Tally:
     """Answers against their references."""
 
     def __init__(self) -> None:
         self.answers = self.equal = self.tokens = self.equal_tokens = self.aborted = 0
+        self.cached = self.from_host = 0
         self.output_logprob = self.prompt_logprob = 0.0
         self.prompt_logprobs: list[float] = []
         self.different: list[str] = []
@@ -176,6 +84,8 @@ class Tally:
         pairs = list(zip(got.tokens, want.tokens[:n], strict=False))
         same = next((i for i, (a, b) in enumerate(pairs) if a != b), len(pairs))
         self.answers += 1
+        self.cached += got.cached
+        self.from_host += got.from_host
         self.tokens += n
         self.equal_tokens += same
         if same == n == len(got.tokens):
@@ -196,6 +106,8 @@ class Tally:
             "tokens": self.tokens,
             "tokens_before_a_difference": self.equal_tokens,
             "aborted": self.aborted,
+            "cached_prompt_tokens": self.cached,
+            "cached_prompt_tokens_from_host": self.from_host,
             "max_output_logprob_difference": self.output_logprob,
             "prompt_logprobs": len(diffs),
             "equal_prompt_logprobs": diffs.count(0.0),
@@ -235,23 +147,40 @@ async def send(
         await asyncio.gather(*(one(session, i, a) for i, a in enumerate(arrivals)))
 
 
+def make_traffic(args: argparse.Namespace) -> tuple[list[Request], tuple]:
+    """Requests to mix; running requests and long prompts, and when they arrive."""
+    requests = make_requests(args.requests, SEED)
+    asked, arrivals = long_prompts(
+        SEED, args.running, args.running_tokens, args.prompts, 0.5 if args.again else 0.0
+    )
+    if args.adapters:
+        requests, asked = with_adapters(requests), with_adapters(asked)
+    if args.pictures:
+        requests, asked = with_pictures(requests, SEED), with_pictures(asked, SEED)
+    return requests, (asked, arrivals)
+
+
 def under_load(
     server: Server, requests: list[Request], references: list, long: tuple, args: argparse.Namespace
 ) -> dict:
     """The traffic; afterwards nothing may be left in the KV pool."""
     asked, arrivals, long_references = long
     results = {}
-    for name, repeats in (("mixtures", args.mixtures), ("long_prompts", 2)):
+    traffic = {"mixtures": args.mixtures, "long_prompts": 2, "again": 2 if args.again else 0}
+    for name, repeats in traffic.items():
         tally, start = Tally(), time.monotonic()
         for i in range(repeats):
             if name == "mixtures":
                 mixture = make_mixture(len(requests), SEED + i)
                 asyncio.run(send(server, requests, references, mixture, tally))
             else:
+                if name == "again":  # each takes the places of earlier ones
+                    asyncio.run(generate_all(server, asked, at_once=1))
                 asyncio.run(send(server, asked, long_references, arrivals, tally))
             server.wait_idle()
             assert server.held_tokens() == 0, f"{name} {i} left KV behind"
-        results[name] = tally.summary() | {"seconds": round(time.monotonic() - start, 1)}
+        if repeats:
+            results[name] = tally.summary() | {"seconds": round(time.monotonic() - start, 1)}
     return results
 
 
@@ -279,6 +208,7 @@ def main() -> None:
         name: running(
             [sys.executable, *command, "--model-path", args.model, "--port", str(free_port())],
             args.log / f"{args.name}-{name}.log",
+            warm=False,  # both are started at once
         )
         for name, command in commands.items()
     }
@@ -304,7 +234,7 @@ def main() -> None:
     pool = ThreadPoolExecutor()
     list(pool.map(enter, contexts))
 
-    requests, (asked, arrivals) = make_requests(args.requests, SEED), long_prompts(args)
+    requests, (asked, arrivals) = make_traffic(args)
     alone: list[list[Answer]] = []
     if "stock" in servers:
         with noted("references"):

@@ -171,3 +171,20 @@ def test_what_layers_read_of_merged_rows():
     assert merged.positions.tolist() == [100, 101, 102, 103, 104, 150, 151]
     assert merged.out_cache_loc.tolist() == [1000, 1001, 1002, 1003, 1004, 1050, 1051]
     assert merged.num_token_non_padded_cpu == 7
+
+
+@pytest.mark.parametrize(("room", "fits"), [(6, False), (7, True)])
+def test_adapters_of_more_rows_than_prefill_graphs_have_need_buffers_of_their_own(room, fits):
+    from sglang.srt.lora.lora_manager import LoRAManager
+
+    cohort, decode = rows(5), rows(2, first=50)
+    cohort.lora_ids, decode.lora_ids = ["first"], [None, "first"]
+    cohort.extend_num_tokens, decode.batch_size = 5, 2
+    cohort.extend_seq_lens_cpu, cohort.extend_seq_lens = [5], torch.tensor([5])
+    merged = iteration.merge_inputs(cohort, decode)
+    iteration._merge_adapters(merged, cohort, decode)
+    assert merged.lora_ids == ["first", None, "first"]
+    assert merged.extend_seq_lens_cpu == merged.extend_seq_lens.tolist() == [5, 1, 1]
+    graphs = SimpleNamespace(prefill_cuda_graph_max_bs=8, prefill_cuda_graph_max_tokens=room)
+    manager = SimpleNamespace(lora_backend=graphs, enable_dp_attention=False)
+    assert LoRAManager.can_use_prefill_cuda_graph(manager, merged) == fits

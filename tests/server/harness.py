@@ -244,6 +244,7 @@ class Answer:
     )  # of output, then prompt tokens, in a row
     text: str = ""
     cached: int = 0  # tokens of the prompt that the radix cache had
+    from_host: int = 0  # of these, those that came back from the host
     drafts: int = 0  # chains of a draft model's tokens that were verified
     times: list[float] = field(default_factory=list)
 
@@ -267,6 +268,7 @@ def answer_of(out: dict[str, Any]) -> Answer:
         ],
         text=out.get("text", ""),
         cached=meta.get("cached_tokens") or 0,
+        from_host=(meta.get("cached_tokens_details") or {}).get("host", 0),
         drafts=meta.get("spec_verify_ct") or 0,
     )
 

@@ -8,49 +8,22 @@ from pathlib import Path
 
 import aiohttp
 import pytest
-import torch
+from adapters import RANK, adapter_paths
 from bodies import STREAM, ask, body, expect_same
 from harness import free_port, layered_command, running, stock_command
 from layered_sglang.model_zoo import find_preset
-from safetensors.torch import save_file
 from timed import TRIES
 
 pytestmark = [pytest.mark.server, pytest.mark.timeout(900)]
 
-RANK = 8
-NAMES = ("first", "second", "third")
 #: A running request's adapter, and those of prompts sent beside it: all places are taken twice.
 ROUNDS = [("first", ["second", None]), ("third", ["first", "third"]), (None, ["second", "first"])]
 PROMPTS = [[body(500 + 40 * i, new=10), body(700 + 30 * i, new=10)] for i in range(len(ROUNDS))]
 
 
-def write_adapter(folder: Path, seed: int) -> Path:
-    """A random adapter of the tiny preset's attention, in PEFT's format."""
-    config = find_preset("tiny").config
-    hidden, dim = config["hidden_size"], config["head_dim"]
-    heads, pairs = config["num_attention_heads"] * dim, config["num_key_value_heads"] * dim
-    sizes = {"q_proj": (hidden, heads), "k_proj": (hidden, pairs), "v_proj": (hidden, pairs)}
-    sizes["o_proj"] = (heads, hidden)
-    generator = torch.Generator().manual_seed(seed)
-    tensors = {}
-    for layer in range(config["num_hidden_layers"]):
-        for name, (inputs, outputs) in sizes.items():
-            prefix = f"base_model.model.model.layers.{layer}.self_attn.{name}"
-            a = torch.randn(RANK, inputs, generator=generator) / inputs**0.5
-            b = torch.randn(outputs, RANK, generator=generator) / RANK**0.5
-            if name == "o_proj":
-                b[:8] = 0.0  # the channels that choose experts: near ties would tell rounding apart
-            tensors |= {f"{prefix}.lora_A.weight": a, f"{prefix}.lora_B.weight": b}
-    folder.mkdir()
-    save_file(tensors, folder / "adapter_model.safetensors")
-    adapter = {"peft_type": "LORA", "r": RANK, "lora_alpha": RANK, "target_modules": list(sizes)}
-    (folder / "adapter_config.json").write_text(json.dumps(adapter | {"bias": "none"}))
-    return folder
-
-
 def adapter_flags(folder: Path) -> list[str]:
     """Of a server with three random adapters, which are written to ``folder``."""
-    paths = [f"{n}={write_adapter(folder / n, seed)}" for seed, n in enumerate(NAMES)]
+    paths = adapter_paths(find_preset("tiny").config, folder)
     return [
         *("--enable-lora", "--lora-backend", "torch_native", "--lora-paths", *paths),
         *("--max-lora-rank", str(RANK), "--max-loras-per-batch", "3", "--disable-radix-cache"),

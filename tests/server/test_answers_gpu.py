@@ -1,5 +1,5 @@
 """On a GPU, the layered server's answers are stock SGLang's: aborts, chunks, long prompts among running
-requests, by executions, graphs and models.
+requests, by executions, graphs, models and features.
 
 Each case is one run of benchmarks/serving/compare_with_stock.py (two servers of a tiny model, bfloat16);
 all of them run at once. In SGLang's deterministic mode every token and log-probability must be equal;
@@ -30,6 +30,8 @@ FLAGS = """--attention-backend fa3 --dtype bfloat16 --max-total-tokens 40000 --m
     --skip-server-warmup"""
 SIZES = "--requests 16 --mixtures 3 --prompts 6 --running-tokens 120 --start-seconds 300"
 DETERMINISTIC = "--enable-deterministic-inference"
+#: The long prompts alone are more tokens than fit, so each returns from the host.
+HOST = "--max-total-tokens 8000 --hicache-ratio 4"
 #: Averages of right answers are below 0.06, chunked prompts' 0.11, in fp8 0.18 (stock SGLang's under load
 #: 0.08; benchmarks/results/2026-11-26-h200-answers.md); those of another prompt are off by more than 1.
 NOISE = 0.25
@@ -43,6 +45,7 @@ class Case(NamedTuple):
     gpus: int = 1
     env: str = ""  # of both: NAME=VALUE ...
     draft: str = ""  # speculative decoding
+    traffic: str = ""  # flags of compare_with_stock.py: --adapters, --pictures, --again
 
     @property
     def exact(self) -> bool:
@@ -109,6 +112,41 @@ CASES = {
     "a draft, latent attention": Case(
         "--layer-group-tokens 64", preset="tiny-deepseek-v3", draft="tiny-qwen3"
     ),
+    # Its prefill graphs take as many tokens as a chunk of a prompt has, but no decode rows beside it.
+    "adapters, csgmv": Case(
+        "--layer-group-tokens 64 --layered-max-prefill-tokens 1024",
+        "--lora-backend csgmv --cuda-graph-backend-prefill breakable --cuda-graph-bs-prefill 256 1024",
+        traffic="--adapters",
+    ),
+    "adapters, triton": Case(
+        "--layer-group-tokens 64 --layered-max-prefill-tokens 1024",
+        "--lora-backend triton",
+        traffic="--adapters",
+    ),
+    "host cache": Case(
+        "--layer-group-tokens 64", f"--enable-hierarchical-cache {HOST}", traffic="--again"
+    ),
+    "host cache, pages, direct": Case(
+        "--layer-group-tokens 64 --layered-max-prefill-tokens 1024",
+        f"--enable-hierarchical-cache {HOST} --page-size 64 --hicache-io-backend direct "
+        "--hicache-mem-layout layer_first",
+        traffic="--again",
+    ),
+    "pages": Case(
+        "--layer-group-tokens 64 --layered-max-prefill-tokens 1024",
+        f"--page-size 64 {DETERMINISTIC}",
+    ),
+    "pages, windows": Case("--layer-group-tokens 64", "--page-size 64", preset="tiny-gpt-oss"),
+    "pictures, qwen3.5": Case(
+        "--layer-group-tokens 128",
+        "--max-mamba-cache-size 120",
+        preset="tiny-qwen3.5-moe",
+        traffic="--pictures",
+    ),
+    "pictures, qwen3-vl": Case(
+        "--layer-group-tokens 64", preset="tiny-qwen3-vl-moe", traffic="--pictures"
+    ),
+    "weights on the host": Case("--layer-group-tokens 64", "--cpu-offload-gb 1"),
     "two GPUs": Case(
         "--layer-group-tokens 64",
         f"{DETERMINISTIC} --tp 2 --enforce-disable-flashinfer-allreduce-fusion",
@@ -126,6 +164,7 @@ def compare(name: str, logs: Path) -> dict:
         *(sys.executable, str(COMPARE), *SIZES.split(), "--log", str(logs), "--name", file_name),
         *("--report", str(report), "--preset", case.preset, *(["--fp8"] if case.fp8 else [])),
         *(["--draft", case.draft] if case.draft else []),
+        *case.traffic.split(),
         *(f"--layered={case.layered}", "--", *FLAGS.split(), *case.flags.split()),
     ]
     env = os.environ | dict(pair.split("=") for pair in case.env.split())
@@ -158,6 +197,8 @@ def test_answers_are_stock_sglangs(name: str, request: pytest.FixtureRequest):
     report = request.getfixturevalue("reports")[name]
     assert not report["problems"]
     assert report["counters"]["iterations:merged"] > 20, "prompts must have met running requests"
+    if "--again" in case.traffic:
+        assert report["layered"]["again"]["cached_prompt_tokens_from_host"] > 0
     for traffic, result in report["layered"].items():
         assert result["answers"] > 0 and result["prompt_logprobs"] > 0
         if case.exact:

@@ -4,8 +4,6 @@ decode beside layer groups as all others do."""
 from __future__ import annotations
 
 import asyncio
-import base64
-import io
 import random
 from dataclasses import replace
 
@@ -19,39 +17,32 @@ from harness import (
     running,
     stock_command,
 )
-from layered_sglang.model_zoo import tokenizer
-from PIL import Image
+from pictures import IMAGE, picture
 from timed import TRIES, run
 
 pytestmark = [pytest.mark.server, pytest.mark.timeout(900)]
 
 _RNG = random.Random(29)
 IGNORE_EOS = (("ignore_eos", True),)
-IMAGE = (tokenizer.VISION_START_ID, tokenizer.IMAGE_ID, tokenizer.VISION_END_ID)
 
 
 def text(n: int) -> tuple[int, ...]:
     return tuple(_RNG.randrange(97, 123) for _ in range(n))
 
 
-def image(width: int, height: int) -> str:
-    """A picture of noise, of ``width * height / 1024`` tokens."""
-    file = io.BytesIO()
-    Image.frombytes("RGB", (width, height), _RNG.randbytes(3 * width * height)).save(file, "PNG")
-    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+def about(shown: str, before: int, after: int, new: int) -> Request:
+    return Request(text(before) + IMAGE + text(after), new, IGNORE_EOS, images=(shown,))
 
 
-def about(picture: str, before: int, after: int, new: int) -> Request:
-    return Request(text(before) + IMAGE + text(after), new, IGNORE_EOS, images=(picture,))
-
-
-PICTURE = image(256, 96)
+PICTURE = picture(_RNG, 256, 96)
 STREAM = Request(text(30), 200, IGNORE_EOS, stream=True)
 LONG = [Request(text(n), 8, IGNORE_EOS, logprob_start=0) for n in (2300, 1900)]
 SEEN = about(PICTURE, 12, 20, 120)  # decodes while LONG is layered
-OTHER = about(image(96, 256), 12, 20, 12)  # the same text length, another picture
+OTHER = about(picture(_RNG, 96, 256), 12, 20, 12)  # the same text length, another picture
 AGAIN = about(PICTURE, 5, 40, 12)
-CUT = about(image(320, 320), 950, 700, 12)  # in chunks, the first of which ends inside the picture
+CUT = about(
+    picture(_RNG, 320, 320), 950, 700, 12
+)  # in chunks, the first of which ends inside the picture
 ALL = [STREAM, *LONG, SEEN, OTHER, AGAIN, CUT]
 
 

@@ -291,6 +291,8 @@ def _merge_adapters(merged: ForwardBatch, cohort: ForwardBatch, decode: ForwardB
     ones = [1] * decode.batch_size
     merged.lora_ids = [*cohort.lora_ids, *decode.lora_ids]
     merged.batch_size = cohort.batch_size + decode.batch_size
+    # By which SGLang knows whether its prefill graphs' buffers have room for what it computes of these.
+    merged.extend_num_tokens = cohort.extend_num_tokens + decode.batch_size
     merged.extend_seq_lens_cpu = [*cohort.extend_seq_lens_cpu, *ones]
     merged.extend_seq_lens = torch.cat(
         (cohort.extend_seq_lens, cohort.extend_seq_lens.new_ones(decode.batch_size))

@@ -299,8 +299,8 @@ QWEN3_5_MOE_TEXT: dict[str, Any] = {
 
 QWEN3_5_TEXT: dict[str, Any] = {**_QWEN3_5_DENSE_TEXT, "architectures": ["Qwen3_5ForCausalLM"]}
 
-# As Qwen3-MoE, with positions of three numbers each; all experts of a layer in one tensor. The published
-# ones also add what their encoder's layers give to the first decoder layers: only where images are.
+# As Qwen3-MoE, with positions of three numbers each; all experts of a layer in one tensor. What the
+# encoder's own layers give is added behind the first decoder layers: only where images are.
 QWEN3_VL_MOE: dict[str, Any] = {
     **_IMAGE_TOKENS,
     "architectures": ["Qwen3VLMoeForConditionalGeneration"],
@@ -315,7 +315,12 @@ QWEN3_VL_MOE: dict[str, Any] = {
             "rope_type": "default",
         },
     },
-    "vision_config": {**_VISION, "model_type": "qwen3_vl_moe"},
+    "vision_config": {
+        **_VISION,
+        "deepstack_visual_indexes": [0, 1, 2],  # SGLang takes exactly three
+        "depth": 3,
+        "model_type": "qwen3_vl_moe",
+    },
 }
 
 _DEEPSEEK: dict[str, Any] = {

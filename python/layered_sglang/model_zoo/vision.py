@@ -34,9 +34,9 @@ def vision_weights(config: Mapping[str, Any], seed: int, routes: int) -> dict[st
             values = 1 + 0.1 * values
         else:
             values /= np.prod(shape[1:]) ** 0.5
-        if name.startswith("merger.linear_fc2"):
+        if "linear_fc2" in name and "merger" in name:
             values[:routes] = 0.0
-            if name.endswith(".bias"):
+            if name == "merger.linear_fc2.bias":
                 values[0] = routes**0.5
         weights[full] = values.astype("float32")
     return weights
@@ -61,17 +61,20 @@ def _tensors(config: Mapping[str, Any]) -> Iterator[tuple[str, tuple[int, ...]]]
         for i in range(config["depth"])
         for name, shape in layers.items()
     }
-    linear |= {
-        "merger.linear_fc1": (merged, merged),
-        "merger.linear_fc2": (config["out_hidden_size"], merged),
-    }
+    # Each gives what is added to the images' rows behind one of the first decoder layers.
+    deep = [f"deepstack_merger_list.{i}" for i in range(len(config["deepstack_visual_indexes"]))]
+    for merger in ("merger", *deep):
+        linear[f"{merger}.linear_fc1"] = (merged, merged)
+        linear[f"{merger}.linear_fc2"] = (config["out_hidden_size"], merged)
     for name, shape in linear.items():
         yield f"{name}.weight", shape
         yield f"{name}.bias", shape[:1]
     norms = [f"blocks.{i}.norm{n}" for i in range(config["depth"]) for n in (1, 2)]
-    for name in (*norms, "merger.norm"):
-        yield f"{name}.weight", (hidden,)
-        yield f"{name}.bias", (hidden,)
+    widths = dict.fromkeys((*norms, "merger.norm"), hidden)
+    widths |= {f"{merger}.norm": merged for merger in deep}
+    for name, width in widths.items():
+        yield f"{name}.weight", (width,)
+        yield f"{name}.bias", (width,)
 
 
 def processor_config(config: Mapping[str, Any], video: bool) -> dict[str, Any]:
