@@ -151,6 +151,37 @@ def test_updated_weights_are_used(server_args) -> None:
     assert relative_error(after, before.float()) > 0.5
 
 
+def test_updated_fp8_weights_are_used(server_args, monkeypatch) -> None:
+    """Also after what SGLang does with loaded weights on a Hopper GPU."""
+    from sglang.srt.layers.quantization import fp8
+
+    monkeypatch.setattr(fp8, "_is_cpu", False)
+    layer, new = make_fp8_layer(), make_fp8_layer()
+    method = layer.quant_method
+    method.block_quant, method.convert_mxfp8_to_block = True, False
+    method.quant_config = types.SimpleNamespace(weight_block_size=[128, 128])
+    method.is_deepgemm_moe_runner_backend_enabled = lambda: False
+    moe_runner.hand_over(layer, server_args, "layered")
+    output = dispatched(uniform_ids(20, FP8_SHAPE), FP8_SHAPE)
+    before = layer.run_moe_core(output).hidden_states
+    held = {name: weight.data_ptr() for name, weight in layer.named_parameters()}
+    for name, weight in layer.named_parameters():
+        changed = dict(new.named_parameters())[name]
+        weight.data.copy_(changed.float().mul(-0.5) if "scale" in name else changed)
+    method.process_weights_after_loading(layer)
+    after = layer.run_moe_core(output).hidden_states
+    weights = (
+        *(layer.w13_weight, layer.w13_weight_scale_inv),
+        *(layer.w2_weight, layer.w2_weight_scale_inv),
+    )
+    topk = output.topk_output
+    want = fused_experts_fp8_fp32(output.hidden_states, *weights, topk.topk_weights, topk.topk_ids)
+    assert relative_error(after, want) < 0.005
+    assert relative_error(after, before.float()) > 0.5
+    # CUDA graphs read them where they are.
+    assert held == {name: weight.data_ptr() for name, weight in layer.named_parameters()}
+
+
 @pytest.mark.parametrize("inplace", [False, True])
 def test_an_fp8_layer(server_args, inplace: bool) -> None:
     layer = make_fp8_layer()

@@ -20,6 +20,7 @@ moe_runner = pytest.importorskip("layered_sglang.hooks.moe_runner")
 pytest.importorskip("triton_kernels")
 
 SHAPE = Shape(num_experts=6, top_k=3, hidden=96, inter=128)
+SERVED = "layered_sglang's fused experts; weights cannot be updated while serving"
 pytestmark = pytest.mark.skipif(not native_status().available, reason=native_status().reason)
 
 
@@ -70,7 +71,7 @@ def test_a_served_layer(server_args) -> None:  # noqa: F811
     block, ours = make_block()
     block.experts.moe_runner_config.routed_scaling_factor = 2.5
     text = moe_runner.hand_over(block, server_args, "layered")
-    assert text == "layered_sglang's fused experts"
+    assert text == SERVED
     output = dispatched(with_invalid(uniform_ids(20, SHAPE), [-1]), SHAPE)
     before = output.hidden_states.clone()
     result = block.experts.run_moe_core(output).hidden_states
@@ -101,6 +102,94 @@ def test_layers_are_taken_over_each_with_its_router(server_args) -> None:  # noq
         routing = topk.topk_weights, topk.topk_ids
         want = fused_experts_mxfp4_fp32(output.hidden_states, *weights[1:5], *routing)
         assert relative_error(block.experts.run_moe_core(output).hidden_states, want) < 0.005
+
+
+def updater(target: torch.nn.Module, draft: torch.nn.Module | None = None):
+    """Our scheduler's weight updater over SGLang's, whose workers count what reaches them."""
+    from layered_sglang.hooks.weight_updates import CheckedWeightUpdater
+    from sglang.srt.managers.scheduler_components.weight_updater import (
+        SchedulerWeightUpdaterManager,
+    )
+
+    seen: list[str] = []
+
+    def worker(name: str, **attributes: object) -> types.SimpleNamespace:
+        def take(recv_req: object) -> tuple[bool, str]:
+            seen.append(f"{name} {recv_req}")
+            return True, "taken"
+
+        calls = {f"update_weights_from_{source}": take for source in UPDATES}
+        return types.SimpleNamespace(**attributes, **calls)
+
+    stock = SchedulerWeightUpdaterManager(
+        tp_worker=worker("target", model_runner=types.SimpleNamespace(model=target)),
+        draft_worker=draft
+        and worker("draft", draft_model_runner=types.SimpleNamespace(model=draft)),
+        tp_cpu_group=None,
+        memory_saver_adapter=None,
+        flush_cache=lambda **_: True,
+        is_fully_idle=lambda: True,
+        scheduler=types.SimpleNamespace(weights_will_change=lambda: seen.append("change")),
+    )
+    return CheckedWeightUpdater.extend(stock), seen
+
+
+class Update(types.SimpleNamespace):
+    """A request for new weights, as far as the scheduler looks into it."""
+
+    def __init__(self) -> None:
+        super().__init__(flush_cache=False, disable_draft_model=False)
+
+    def __str__(self) -> str:
+        return "update"
+
+
+UPDATES = ("disk", "distributed", "tensor", "ipc")
+
+
+@pytest.fixture
+def ranks(monkeypatch: pytest.MonkeyPatch) -> Callable[[list[bool]], None]:
+    """``ranks(others)``: whether the other ranks have experts in our layout."""
+
+    def of(others: list[bool]) -> None:
+        def all_gather_object(found: list, ours: bool, group: object) -> None:
+            found[:] = [ours, *others]
+
+        distributed = torch.distributed
+        monkeypatch.setattr(distributed, "get_world_size", lambda group: 1 + len(others))
+        monkeypatch.setattr(distributed, "all_gather_object", all_gather_object)
+        monkeypatch.setattr(distributed, "barrier", lambda group: None)
+
+    return of
+
+
+@pytest.mark.parametrize("source", UPDATES)
+@pytest.mark.parametrize("has_it", ["target", "draft", "another rank"])
+def test_new_weights_are_refused(server_args, ranks, source: str, has_it: str) -> None:  # noqa: F811
+    """SGLang's loader finds no parameters to copy them to."""
+    block, _ = make_block()
+    moe_runner.hand_over(block, server_args, "layered")
+    dense = torch.nn.Linear(2, 2)
+    ranks([has_it == "another rank"])
+    models = (block, dense) if has_it == "target" else (dense, block)
+    checked, seen = updater(*(models if has_it != "another rank" else (dense, dense)))
+    before = {name: weight.clone() for name, weight in block.named_parameters()}
+    answer = getattr(checked, f"update_weights_from_{source}")(Update())
+    assert not answer.success
+    assert answer.message.startswith("the weights stay as they are: the MXFP4 experts are in")
+    assert "\n" not in answer.message and seen == []
+    assert all(torch.equal(weight, before[name]) for name, weight in block.named_parameters())
+
+
+@pytest.mark.parametrize("source", UPDATES)
+@pytest.mark.parametrize("others", [[], [False]], ids=["one rank", "two ranks"])
+def test_other_weights_are_updated(source: str, others: list[bool], ranks) -> None:
+    """The scheduler knows before they change."""
+    ranks(others)
+    checked, seen = updater(make_block()[0])  # not taken over
+    answer = getattr(checked, f"update_weights_from_{source}")(Update())
+    assert answer.success and answer.message == "taken"
+    assert seen == ["change", "target update"]
 
 
 def configured(**values: object) -> Callable[[torch.nn.Module], None]:
@@ -205,7 +294,7 @@ def test_on_a_gpu_a_served_layer_computes_what_sglangs_kernels_do(server_args, t
         gemm1_alpha=1.702,
         gemm1_clamp_limit=7.0,
     )
-    assert moe_runner.hand_over(block, server_args, "layered") == "layered_sglang's fused experts"
+    assert moe_runner.hand_over(block, server_args, "layered") == SERVED
     chosen = logits.topk(shape.top_k)
     output = types.SimpleNamespace(
         hidden_states=ours.x,

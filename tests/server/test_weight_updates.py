@@ -1,8 +1,11 @@
-"""New weights while a prompt is half computed: its answer is that of the new weights alone."""
+"""New weights while serving: a prompt that is half computed gets the answer of the new ones alone, and
+what cannot use them refuses them."""
 
 from __future__ import annotations
 
 import asyncio
+import os
+from pathlib import Path
 
 import pytest
 from half_way import IGNORE_EOS, STREAM, prompt, run, settled
@@ -17,6 +20,7 @@ from harness import (
 )
 from layered_sglang.model_zoo import find_preset, write_model
 
+PACKED = Path(__file__).parent / "packed_experts"
 pytestmark = [pytest.mark.server, pytest.mark.timeout(900)]
 
 #: New ones for every attempt, so that none is in the radix cache of other weights.
@@ -70,3 +74,54 @@ def test_half_computed_prompts_start_again(mode, models, layered):
     assert difference(answers[asked], wanted[new][attempt]) is None
     old = wanted[1 - new][attempt]
     assert difference(old, wanted[new][attempt]) is not None
+
+
+def test_weights_that_cannot_be_updated_stay(models, tmp_path):
+    """A prompt that is half computed goes on, and everybody gets the old weights' answers."""
+    written, (wanted, _) = models
+    path = os.pathsep.join(filter(None, [str(PACKED), os.environ.get("PYTHONPATH")]))
+    env = {"PACKED_EXPERTS": "1", "PYTHONPATH": path}
+    flags = ("--num-layer-groups", "8", "--enable-metrics")
+    update = {"model_path": str(written[1]), "flush_cache": False}
+    refused = "Refused UpdateWeightFromDiskReqInput"
+    command = layered_command(written[0], free_port(), *flags)
+    with running(command, tmp_path / "server.log", env) as server:
+        for attempt, asked in enumerate(PROMPTS[:4]):
+            answers, statuses = run(
+                server,
+                STREAM,
+                (20, asked, f"asked{attempt}"),
+                actions=[
+                    (23, "/pause_generation", {"mode": "in_place"}),
+                    (0, "/update_weights_from_disk", update),
+                    (0, "/continue_generation", {}),
+                ],
+            )
+            assert statuses == [200, 400, 200], server.log_end()
+            assert difference(answers[asked], wanted[attempt]) is None
+        assert server.log.read_text().count(refused) == 4
+        assert settled(server)["restarted_cohorts"] == 0
+        answer = server.post("/update_weights_from_disk", **update)
+        assert answer.status_code == 400 and not answer.json()["success"]
+        assert answer.json()["message"].startswith("the weights stay as they are: ")
+        last = asyncio.run(generate_all(server, PROMPTS[-1:]))[0][0]
+        assert difference(last, wanted[-1]) is None
+
+
+def test_our_kernels_use_new_weights(models, tmp_path):
+    """In bfloat16, in which they compute: as a server that started with those weights."""
+    flags = ("--dtype", "bfloat16", "--moe-kernels", "layered")
+    at_start, updated = [], []
+    for old in (0, 1):
+        written = [str(models[0][i]) for i in (old, 1 - old)]
+        command = layered_command(written[0], free_port(), *flags)
+        with running(command, tmp_path / f"{old}.log") as server:
+            assert "experts: layered_sglang's fused experts" in server.log.read_text()
+            at_start += asyncio.run(generate_all(server, PROMPTS[:2], at_once=1))
+            answer = server.post("/update_weights_from_disk", model_path=written[1])
+            assert answer.status_code == 200, answer.text
+            updated += asyncio.run(generate_all(server, PROMPTS[:2], at_once=1))
+    swapped = zip(at_start, updated[2:] + updated[:2], strict=True)
+    for (started,), (new,) in swapped:
+        assert difference(new, started) is None
+    assert difference(at_start[0][0], at_start[2][0]) is not None

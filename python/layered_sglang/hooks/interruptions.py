@@ -9,30 +9,15 @@ from __future__ import annotations
 from typing import Any
 
 from sglang.srt.environ import envs
-from sglang.srt.managers.io_struct import (
-    AbortReq,
-    PauseGenerationReqInput,
-    UpdateWeightFromDiskReqInput,
-    UpdateWeightsFromDistributedReqInput,
-    UpdateWeightsFromIPCReqInput,
-    UpdateWeightsFromTensorReqInput,
-)
+from sglang.srt.managers.io_struct import AbortReq, PauseGenerationReqInput
 from sglang.srt.managers.schedule_batch import Req, ScheduleBatch
-from sglang.srt.managers.scheduler import Scheduler
 
 from layered_sglang.hooks.cohorts_in_flight import CohortsInFlight
 from layered_sglang.hooks.views import unfinished
-
-#: After these the layers are others than those that a cohort in flight has passed.
-WEIGHT_UPDATES = (
-    UpdateWeightFromDiskReqInput,
-    UpdateWeightsFromDistributedReqInput,
-    UpdateWeightsFromIPCReqInput,
-    UpdateWeightsFromTensorReqInput,
-)
+from layered_sglang.hooks.weight_updates import WeightUpdates
 
 
-class InterruptibleScheduler(Scheduler):
+class InterruptibleScheduler(WeightUpdates):
     """SGLang's scheduler, whose interruptions reach the cohorts in flight.
 
     Attributes:
@@ -43,10 +28,9 @@ class InterruptibleScheduler(Scheduler):
     chunked_req: Req | None  # SGLang's
     _pending_chunked_abort_req: Req | None  # SGLang's
 
-    def process_input_requests(self, recv_reqs: list[Any]) -> None:
-        if any(isinstance(request, WEIGHT_UPDATES) for request in recv_reqs):
-            self._cohorts.restart_all("the weights change")
-        super().process_input_requests(recv_reqs)
+    def weights_will_change(self) -> None:
+        """A cohort in flight has passed layers of the old weights only."""
+        self._cohorts.restart_all("the weights change")
 
     def update_running_batch(self, batch: ScheduleBatch) -> ScheduleBatch | None:
         in_flight = self._cohorts.in_flight

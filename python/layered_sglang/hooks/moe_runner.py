@@ -17,7 +17,12 @@ from sglang.srt.layers.quantization.mxfp4 import Mxfp4MoEMethod
 from sglang.srt.layers.quantization.unquant import UnquantizedFusedMoEMethod
 
 from layered_sglang.config import StartRefused
-from layered_sglang.hooks.moe_runner_mxfp4 import find_router, take_over_mxfp4, why_not_mxfp4
+from layered_sglang.hooks.moe_runner_mxfp4 import (
+    find_router,
+    has_our_layout,
+    take_over_mxfp4,
+    why_not_mxfp4,
+)
 from layered_sglang.hooks.server_args import layered_config
 from layered_sglang.moe import fused_experts, fused_experts_fp8
 from layered_sglang.moe.fp8 import BLOCK
@@ -92,6 +97,8 @@ def hand_over(model: torch.nn.Module, server_args: ServerArgs, choice: str) -> s
             "use --moe-kernels auto or sglang"
         )
     text = _describe(layers, served, list(reasons))
+    if has_our_layout(model):
+        text += "; weights cannot be updated while serving"
     return text + "".join(f"; for {tokens} tokens SGLang's, faster there" for tokens in keeps)
 
 

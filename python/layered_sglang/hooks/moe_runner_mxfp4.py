@@ -64,6 +64,11 @@ def take_over_mxfp4(layer: FusedMoE, router: TopK) -> None:
     method.apply = run_layered_mxfp4  # in this instance only
 
 
+def has_our_layout(model: torch.nn.Module) -> bool:
+    """Whether some of the model's experts were taken over; SGLang's loader finds no weights of them."""
+    return any(hasattr(module, "w13_packed") for module in model.modules())
+
+
 def run_layered_mxfp4(
     layer: FusedMoE, dispatch_output: StandardDispatchOutput
 ) -> StandardCombineInput:

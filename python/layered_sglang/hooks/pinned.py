@@ -16,6 +16,7 @@ SGLANG_VERSION = "0.5.17"
 
 _SCHEDULER = "sglang.srt.managers.scheduler:Scheduler"
 _COMPONENTS = "sglang.srt.managers.scheduler_components"
+_WEIGHTS = f"{_COMPONENTS}.weight_updater"
 _BATCH = "sglang.srt.managers.schedule_batch"
 _RUNNER = "sglang.srt.model_executor.model_runner:ModelRunner"
 _GRAPHS = "sglang.srt.model_executor.runner.decode_cuda_graph_runner:DecodeCudaGraphRunner"
@@ -35,6 +36,12 @@ PINNED: dict[str, str] = {
     "moe_dp_rank dp_rank",
     f"{_SCHEDULER}.init_tp_model_worker": "",
     f"{_SCHEDULER}.init_pool_stats_observer": "",
+    f"{_SCHEDULER}.init_weight_updater": "",
+    f"{_WEIGHTS}:SchedulerWeightUpdaterManager.update_weights_from_disk": "recv_req",
+    f"{_WEIGHTS}:SchedulerWeightUpdaterManager.update_weights_from_distributed": "recv_req",
+    f"{_WEIGHTS}:SchedulerWeightUpdaterManager.update_weights_from_tensor": "recv_req",
+    f"{_WEIGHTS}:SchedulerWeightUpdaterManager.update_weights_from_ipc": "recv_req",
+    f"{_WEIGHTS}:_get_draft_model_runner": "draft_worker",
     f"{_SCHEDULER}.init_invariant_checker": "",
     f"{_SCHEDULER}.get_init_info": "",
     f"{_SCHEDULER}.init_request_receiver": "",

@@ -1,19 +1,19 @@
-"""SGLang's scheduler with the iteration trace and nothing else, to compare schedules by."""
+"""SGLang's scheduler with the iteration trace, to compare schedules by."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from sglang.srt.managers.schedule_batch import ScheduleBatch
-from sglang.srt.managers.scheduler import Scheduler
 
 from layered_sglang.hooks.iteration_log import IterationLog, iteration_kind
 from layered_sglang.hooks.server_args import layered_config
 from layered_sglang.hooks.views import batch_decode_work, decode_work
+from layered_sglang.hooks.weight_updates import WeightUpdates
 from layered_sglang.telemetry.trace import IterationTrace, trace_file
 
 
-class TracedScheduler(Scheduler):
+class TracedScheduler(WeightUpdates):
     """Writes a line for each iteration; the schedule stays SGLang's."""
 
     def __init__(self, server_args: Any, *args: Any, **kwargs: Any) -> None:
