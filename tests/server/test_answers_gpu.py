@@ -202,7 +202,9 @@ def test_answers_are_stock_sglangs(name: str, request: pytest.FixtureRequest):
     for traffic, result in report["layered"].items():
         assert result["answers"] > 0 and result["prompt_logprobs"] > 0
         if case.exact:
-            assert not result["different"], traffic
+            # SGLang's own answers under load are not always its answers alone (flashinfer): then ours
+            # cannot be, either.
+            assert not result["different"] or report["stock"][traffic]["different"], traffic
             assert result["max_prompt_logprob_difference"] == 0, traffic
         else:
             assert result["mean_prompt_logprob_difference"] < NOISE, traffic
