@@ -40,14 +40,14 @@ LONG = [Request(text(n), 8, IGNORE_EOS, logprob_start=0) for n in (2300, 1900)]
 SEEN = about(PICTURE, 12, 20, 120)  # decodes while LONG is layered
 OTHER = about(picture(_RNG, 96, 256), 12, 20, 12)  # the same text length, another picture
 AGAIN = about(PICTURE, 5, 40, 12)
-CUT = about(
-    picture(_RNG, 320, 320), 950, 700, 12
-)  # in chunks, the first of which ends inside the picture
+# In chunks, the first of which ends inside the picture.
+CUT = about(picture(_RNG, 320, 320), 950, 700, 12)
 ALL = [STREAM, *LONG, SEEN, OTHER, AGAIN, CUT]
 
 
-def test_prompts_with_images_beside_layered_ones(make_model, tmp_path):
-    model = make_model("tiny-qwen3.5-moe")
+@pytest.mark.parametrize("preset", ["tiny-qwen3.5-moe", "tiny-qwen3-vl-moe"])
+def test_prompts_with_images_beside_layered_ones(make_model, tmp_path, preset):
+    model = make_model(preset)
     # Without a GPU SGLang runs no overlap beside a radix cache of states.
     flags = ["--disable-radix-cache"]
     with running(stock_command(model, free_port(), *flags), tmp_path / "stock.log") as server:
