@@ -3,11 +3,11 @@
 
     python benchmarks/serving/scrape_lateness.py DIR [--scrapes N]
 
-DIR holds the ``*.db`` files of a server that ran with ``--enable-metrics`` and PROMETHEUS_MULTIPROC_DIR=DIR.
-The loop has work every millisecond: four short messages through a socket. Of each scrape the latest piece of
-work counts. ``loop``: on the event loop, as SGLang does it; ``thread``: on a thread of that process;
-``process``: as ``layered_sglang.telemetry.metrics_page`` does it; ``none``: nobody scrapes. On a machine
-with other work run it with a real-time priority (``chrt -r 1``).
+DIR holds the ``*.db`` files of a server that ran with ``--enable-metrics`` and
+``PROMETHEUS_MULTIPROC_DIR=DIR``. The loop has work every millisecond: four short messages through a
+socket. Of each scrape the latest piece of work counts. ``loop``: on the event loop, as SGLang does it;
+``thread``: on a thread of that process; ``process``: as ``layered_sglang.telemetry.metrics_page`` does;
+``none``: nobody scrapes. On a machine with other work run it with a real-time priority (``chrt -r 1``).
 """
 
 from __future__ import annotations
