@@ -17,6 +17,8 @@ from layered_sglang.launched import LAUNCHER_ENV
 if TYPE_CHECKING:
     from sglang.srt.server_args import ServerArgs
 
+    from layered_sglang.telemetry.metrics_page import MetricsPage
+
 logger = logging.getLogger(__name__)
 
 
@@ -76,14 +78,16 @@ def _serve(server_args: ServerArgs) -> int:
         )
         return 0
     from layered_sglang.hooks.planning_endpoint import add_planning_endpoint
+    from layered_sglang.telemetry.metrics_page import add_metrics_page
 
     add_planning_endpoint(layered)
+    page = add_metrics_page(http_server.app) if server_args.enable_metrics else None
     if server_args.warmups is not None and config.WARM_UP in server_args.warmups:
         import layered_sglang.warm_up  # noqa: F401, registers itself with SGLang
     http_server.launch_server(
         server_args,
         run_scheduler_process_func=scheduler_process.run_scheduler_process,
-        launch_callback=lambda: _say_what_serves(server_args),
+        launch_callback=lambda: _serves(server_args, page),
     )
     return 0
 
@@ -116,6 +120,13 @@ def _a_gpu_may_use_our_kernels() -> bool:
     from layered_sglang.moe.library import native_status
 
     return torch.cuda.is_available() and native_status().cuda
+
+
+def _serves(server_args: ServerArgs, page: MetricsPage | None) -> None:
+    """Called once the server is ready."""
+    if page is not None:
+        page.start()
+    _say_what_serves(server_args)
 
 
 def _say_what_serves(server_args: ServerArgs) -> None:

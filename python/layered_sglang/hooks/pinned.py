@@ -146,6 +146,7 @@ PINNED: dict[str, str] = {
     "sglang.srt.server_args:ServerArgs.from_cli_args": "args",
     "sglang.srt.server_args:ServerArgs.get_model_config": "",
     "sglang.srt.server_args:ServerArgs.get_attention_backends": "",
+    "sglang.srt.entrypoints.http_server:add_prometheus_middleware": "app",
     "sglang.srt.entrypoints.http_server:launch_server": "server_args init_tokenizer_manager_func "
     "run_scheduler_process_func run_detokenizer_process_func execute_warmup_func launch_callback",
 }

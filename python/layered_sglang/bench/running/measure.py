@@ -105,8 +105,8 @@ def _visible(nvml: Any, visible: str | None) -> list[Any]:
 class Meter:
     """Samples the GPUs during a run, on a thread of its own, and reads what the server logged in it.
 
-    NOTE: the server itself is asked for nothing meanwhile. It collects /metrics on the thread that passes
-    tokens on, for 10 to 35 ms, in which no client gets any.
+    NOTE: the server itself is asked for nothing meanwhile. SGLang's own collects /metrics on the thread
+    that passes tokens on, for 10 to 35 ms, in which no client gets any.
 
     Args:
         log: of an SGLang server, or None.
