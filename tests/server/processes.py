@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import os
+import select
 import subprocess
 import sys
 import time
@@ -127,8 +128,14 @@ def stop(process: subprocess.Popen | WarmProcess) -> None:
         family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(True)]
     except psutil.NoSuchProcess:
         return
+    ends = []
     for member in family:
-        with suppress(psutil.NoSuchProcess):
+        with suppress(psutil.NoSuchProcess, ProcessLookupError):
             member.kill()
-    psutil.wait_procs(family[1:], timeout=60)
+            ends.append(os.pidfd_open(member.pid))
+    # Not until they are reaped: orphans are so by the machine's first process, some only every two seconds.
+    deadline = time.monotonic() + 60
+    for end in ends:
+        select.select([end], [], [], max(0, deadline - time.monotonic()))
+        os.close(end)
     process.wait(60)
