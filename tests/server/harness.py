@@ -129,7 +129,8 @@ def _common(model: Path | str, port: int) -> list[str]:
     # An idle scheduler would spin, on a core that the other worker's server needs.
     flags = ["--dtype", "float32", "--sleep-on-idle"]
     if not torch.cuda.is_available():
-        flags += ["--max-total-tokens", str(KV_TOKENS)]
+        # SGLang's own warm-up waits for a second before its request.
+        flags += ["--max-total-tokens", str(KV_TOKENS), "--skip-server-warmup"]
     return ["--model-path", str(model), "--port", str(port), *flags]
 
 
@@ -180,7 +181,7 @@ def running(command: list[str], log: Path, env: dict[str, str] | None = None) ->
 
 
 def _wait_ready(server: Server) -> None:
-    """Until its warm-up is over and it answers."""
+    """Until it answers, and its warm-up, where it has one, is over."""
     deadline = time.monotonic() + START_SECONDS
     ready = False
     while not ready:
