@@ -39,8 +39,10 @@ class Server:
     process: subprocess.Popen[bytes]
     log: Path
 
-    def check_alive(self) -> None:
-        """Raise ServerFailed when the process has ended."""
+    def check_alive(self, seconds: float = 0.0) -> None:
+        """Raise ServerFailed when the process has ended, or ends within ``seconds``."""
+        with suppress(subprocess.TimeoutExpired):
+            self.process.wait(seconds)
         status = self.process.poll()
         if status is not None:
             raise self.failed(f"the server ended with status {status}")

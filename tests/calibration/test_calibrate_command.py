@@ -1,14 +1,10 @@
-"""The command's refusals, and a calibration of a real server on a tiny grid."""
+"""The command's refusals."""
 
 from __future__ import annotations
-
-import subprocess
-import sys
 
 import pytest
 from layered_sglang import calibrate
 from layered_sglang.calibration.traffic import Grid, Limits
-from layered_sglang.scheduling.profile import CostProfile
 
 
 @pytest.mark.parametrize(
@@ -41,22 +37,3 @@ def test_the_grid_is_cut_to_what_the_server_holds():
     assert all(batch * (context + 1024) + 4096 <= 50_000 for batch, context in cells)
     with pytest.raises(ValueError, match="KV slots hold none of the decode batches"):
         grid.cells(Limits(2000, 32, 512, 8192, 1000))
-
-
-@pytest.mark.server
-@pytest.mark.timeout(600)
-def test_a_real_server_is_calibrated(capsys, tmp_path, monkeypatch):
-    grid = Grid((1, 4), (64,), (32, 200, 400), (2.0, None))
-    monkeypatch.setattr(calibrate, "QUICK", grid)
-    model, out = tmp_path / "tiny", tmp_path / "p.json"
-    make = [sys.executable, "-m", "layered_sglang.make_model", "tiny", str(model)]
-    subprocess.run(make, check=True)
-    flags = ["--model-path", str(model), "--layered-max-prefill-tokens", "512"]
-    flags += ["--max-total-tokens", "20000"]
-    assert calibrate.main(["--out", str(out), "--quick", "--", *flags]) == 0
-    profile = CostProfile.read(out)
-    assert profile.device == "cpu" and profile.model == "Qwen3MoeForCausalLM 8x64 experts 16"
-    kinds = profile.quality["held_out"]["by_kind"]
-    assert {"decode", "merged"} <= set(kinds)
-    assert profile.quality["held_out"]["iterations"] > 0
-    assert str(out) in capsys.readouterr().out

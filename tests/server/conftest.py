@@ -7,12 +7,18 @@ import fcntl
 import hashlib
 import os
 import pickle
-from collections.abc import Callable
+import signal
+import subprocess
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import processes
 import pytest
 from harness import Answer, Request, free_port, generate_all, running, stock_command
+from layered_sglang import local_server
 from layered_sglang.model_zoo import find_preset, write_model
 
 
@@ -74,3 +80,23 @@ def ask_stock(make_model, tmp_path_factory) -> Callable[..., list[list[Answer]]]
                 return [known[request] for request in requests]
 
         yield ask
+
+
+@pytest.fixture
+def started(monkeypatch) -> Iterator[list[Any]]:
+    """Servers that commands of this package start in this process: as a test's own, so mostly forked.
+
+    Handlers of signals that a command sets are put back.
+    """
+    servers: list[Any] = []
+
+    def popen(*args: Any, **how: Any) -> Any:
+        servers.append(processes.popen(*args, **how))
+        return servers[-1]
+
+    alike = SimpleNamespace(**{**vars(subprocess), "Popen": popen})
+    monkeypatch.setattr(local_server, "subprocess", alike)
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield servers
+    for number, handler in before.items():
+        signal.signal(number, handler)

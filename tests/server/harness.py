@@ -129,7 +129,8 @@ def _common(model: Path | str, port: int) -> list[str]:
     # An idle scheduler would spin, on a core that the other worker's server needs.
     flags = ["--dtype", "float32", "--sleep-on-idle"]
     if not torch.cuda.is_available():
-        flags += ["--max-total-tokens", str(KV_TOKENS)]
+        # SGLang's own warm-up waits for a second before its request.
+        flags += ["--max-total-tokens", str(KV_TOKENS), "--skip-server-warmup"]
     return ["--model-path", str(model), "--port", str(port), *flags]
 
 
@@ -138,7 +139,6 @@ def start(
     log: Path,
     env: dict[str, str] | None,
     network_namespace: str | None = None,
-    warm: bool = True,
 ) -> subprocess.Popen | processes.WarmProcess:
     """Start a server and return at once."""
     import torch
@@ -146,7 +146,7 @@ def start(
     full_env = {**os.environ, **processes.STRICT, **(env or {})}
     if "sglang.launch_server" in command and not torch.cuda.is_available():
         full_env["SGLANG_PLATFORM"] = "layered_sglang_cpu"
-    return processes.start(command, full_env, log, network_namespace, warm)
+    return processes.start(command, full_env, log, network_namespace)
 
 
 def failed_start(command: list[str], log: Path, env: dict[str, str] | None = None) -> list[str]:
@@ -162,11 +162,9 @@ def failed_start(command: list[str], log: Path, env: dict[str, str] | None = Non
 
 
 @contextmanager
-def running(
-    command: list[str], log: Path, env: dict[str, str] | None = None, warm: bool = True
-) -> Iterator[Server]:
+def running(command: list[str], log: Path, env: dict[str, str] | None = None) -> Iterator[Server]:
     """Run a server until the block ends; it must still be alive and its log clean of leaks then."""
-    process = start(command, log, env, warm=warm)
+    process = start(command, log, env)
     port = command[command.index("--port") + 1]
     server = Server(f"http://127.0.0.1:{port}", process, log)
     try:
@@ -183,7 +181,7 @@ def running(
 
 
 def _wait_ready(server: Server) -> None:
-    """Until its warm-up is over and it answers."""
+    """Until it answers, and its warm-up, where it has one, is over."""
     deadline = time.monotonic() + START_SECONDS
     ready = False
     while not ready:

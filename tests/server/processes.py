@@ -5,9 +5,11 @@ from __future__ import annotations
 import functools
 import json
 import os
+import select
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -31,6 +33,7 @@ READ_LATE = {
     "SGLANG_CHUNKED_PREFIX_CACHE_THRESHOLD",
     "SGLANG_HOST_IP",
     "SGLANG_PLATFORM",
+    "SGLANG_PLUGINS",
     "SGLANG_REQ_RUNNING_TIMEOUT",
 }
 
@@ -93,12 +96,10 @@ def start(
     env: dict[str, str],
     log: Path,
     network_namespace: str | None = None,
-    warm: bool = True,
 ) -> subprocess.Popen | WarmProcess:
     """Start a server's command with its output in ``log``.
 
-    Where there is a GPU, as a user would: a CUDA context does not survive a fork. So, too, unless
-    ``warm``: processes of a server that start others cannot be forked. And so, too, with an
+    Where there is a GPU, as a user would: a CUDA context does not survive a fork. So, too, with an
     environment that SGLang may look at while it is imported.
     """
     import torch
@@ -107,7 +108,7 @@ def start(
         # With a shared memory of its own, by which SGLang tells whether ranks are on one node.
         apart = 'mount -t tmpfs shm /dev/shm && exec "$@"'
         args = ["ip", "netns", "exec", network_namespace, "sh", "-c", apart, "sh", *args]
-    elif warm and imported_alike(env) and not torch.cuda.is_available():
+    elif imported_alike(env) and not torch.cuda.is_available():
         log.write_text("")  # who reads it may be faster than who was forked
         return WarmProcess(args, env, log)
     with open(log, "w") as out:
@@ -121,14 +122,25 @@ def start(
         )
 
 
+def popen(command: Sequence[str], *, stdout: Any, env: dict[str, str], **_how: Any) -> Any:
+    """``subprocess.Popen`` for ``local_server``, which starts the servers of this package's commands."""
+    return start(list(command), {**env, **STRICT}, Path(stdout.name))
+
+
 def stop(process: subprocess.Popen | WarmProcess) -> None:
     """End the server and every process it started, also those that left its process group."""
     try:
         family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(True)]
     except psutil.NoSuchProcess:
         return
+    ends = []
     for member in family:
-        with suppress(psutil.NoSuchProcess):
+        with suppress(psutil.NoSuchProcess, ProcessLookupError):
             member.kill()
-    psutil.wait_procs(family[1:], timeout=60)
+            ends.append(os.pidfd_open(member.pid))
+    # Not until they are reaped: the machine's first process may do that every two seconds.
+    deadline = time.monotonic() + 60
+    for end in ends:
+        select.select([end], [], [], max(0, deadline - time.monotonic()))
+        os.close(end)
     process.wait(60)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
-import time
-from contextlib import suppress
+from contextlib import contextmanager, suppress
+from threading import Event, Thread
 
-import psutil
 import pytest
+from layered_sglang.bench import command
 
 pytestmark = pytest.mark.server
 SHORT = """\
@@ -125,30 +126,24 @@ def expect_quick(out):
 
 
 @pytest.mark.timeout(900)
-def test_a_server_that_dies_is_reported_and_the_others_are_measured(tmp_path):
+def test_a_server_that_dies_is_reported_and_the_others_are_measured(started, capsys, tmp_path):
     scenario = tmp_path / "short.yaml"
     scenario.write_text(SHORT)
     for attempt in range(4):
         out = tmp_path / f"out{attempt}"
-        process = bench("run", str(scenario), "--output", str(out))
-        deadline = time.monotonic() + 300
-        while not lines(out / "rows.jsonl"):
-            assert time.monotonic() < deadline and process.poll() is None
-            time.sleep(0.05)
-        with suppress(psutil.NoSuchProcess):
-            for child in psutil.Process(process.pid).children():
-                if "sglang.launch_server" in child.cmdline():
-                    child.kill()
-        printed, errors = process.communicate(timeout=280)
+        started.clear()
+        with killed_once_it_answers(started, out / "rows.jsonl"):
+            status = command.main(["run", str(scenario), "--output", str(out)])
         if "doomed" not in [run["system"] for run in lines(out / "runs.jsonl")]:
             break
     else:
         pytest.fail("it had been measured whenever this process looked")
-    assert process.returncode == 1, errors
+    assert status == 1
     (failure,) = lines(out / "failures.jsonl")
     assert failure["system"] == "doomed"
     assert failure["error"] == "the server ended with status -9"
     assert "POST /generate" in failure["log_end"]
+    printed = capsys.readouterr().out
     assert "doomed: the server ended with status -9; it is left out from here on" in printed
     (run,) = lines(out / "runs.jsonl")
     assert run["system"] == "layered"
@@ -160,8 +155,29 @@ def test_a_server_that_dies_is_reported_and_the_others_are_measured(tmp_path):
     ]
 
 
+@contextmanager
+def killed_once_it_answers(started, rows):
+    """The first server that the block starts is killed when ``rows`` has an answer."""
+    over = Event()
+
+    def kill():
+        while not (rows.exists() and rows.stat().st_size):
+            if over.wait(0.05):
+                return
+        with suppress(ProcessLookupError):
+            os.kill(started[0].pid, signal.SIGKILL)
+
+    killer = Thread(target=kill)
+    killer.start()
+    try:
+        yield
+    finally:
+        over.set()
+        killer.join()
+
+
 @pytest.mark.timeout(900)
-def test_one_start_measures_systems_that_plan_differently(tmp_path):
+def test_one_start_measures_systems_that_plan_differently(started, tmp_path):
     scenario = tmp_path / "shared.yaml"
     scenario.write_text(SHARED)
     for attempt in range(3):
@@ -177,9 +193,9 @@ def test_one_start_measures_systems_that_plan_differently(tmp_path):
 
 def expect_one_start(scenario, out):
     """... of two servers for six systems; how many layers each system's layer groups of a prompt had."""
-    printed, errors = bench("run", str(scenario), "--output", str(out)).communicate(timeout=580)
+    assert command.main(["run", str(scenario), "--output", str(out)]) == 1
     (failure,) = lines(out / "failures.jsonl")
-    assert failure["system"] == "wrong", printed + errors
+    assert failure["system"] == "wrong"
     assert "--num-layer-groups 99 is more than the model's 8 layers" in failure["error"]
     runs = {(r["system"], r["workload"]): r for r in lines(out / "runs.jsonl")}
     assert list(runs) == [

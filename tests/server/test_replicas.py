@@ -21,7 +21,7 @@ def test_each_replica_layers_its_own_prompts(make_model, ask_stock, tmp_path):
     trace = tmp_path / "trace.jsonl"
     flags = ("--dp", "2", "--num-layer-groups", "8", "--layered-max-prefill-tokens", "1000")
     command = layered_command(make_model(), free_port(), *flags, "--layered-trace-file", str(trace))
-    with running(command, tmp_path / "server.log", warm=False) as server:
+    with running(command, tmp_path / "server.log") as server:
 
         async def ask(session, request, replica):
             body = request.body(None) | {"stream": False, "routed_dp_rank": replica}

@@ -9,32 +9,30 @@ import sys
 from pathlib import Path
 
 import pytest
-from harness import failed_start, free_port, layered_command
+from harness import failed_start, free_port, layered_command, start
+from processes import stop
 
 pytestmark = pytest.mark.server
 HERE = Path(__file__).parent
 
-RUN_CASES = """
-import contextlib, io, json, sys
-from layered_sglang.launch_server import main
-for argv in json.loads(sys.argv[1]):
-    err = io.StringIO()
-    with contextlib.redirect_stderr(err):
-        try:
-            status = main(argv)
-        except SystemExit as stop:
-            status = stop.code
-    print("CASE " + json.dumps([status, err.getvalue()]))
-"""
+
+def ended(
+    command: list[str], folder: Path, env: dict[str, str] | None = None
+) -> tuple[int | None, str]:
+    """The status with which a process ends by itself, and what it has printed."""
+    log = folder / "log"
+    here = {"PYTHONPATH": os.pathsep.join((str(HERE), *sys.path))}
+    process = start(command, log, here | (env or {}))
+    try:
+        return process.wait(500), log.read_text()
+    finally:
+        stop(process)
 
 
 @pytest.mark.timeout(600)
 def test_wrong_starts_end_before_the_model_loads_in_one_line(make_model, tmp_path):
     tiny = str(make_model())
-    qwen, unknown = tmp_path / "qwen", tmp_path / "unknown"
-    subprocess.run(
-        [sys.executable, "-m", "layered_sglang.make_model", "qwen3-30b-a3b", str(qwen)], check=True
-    )
+    qwen, unknown = make_model("qwen3-30b-a3b"), tmp_path / "unknown"
     unknown.mkdir()
     config = json.loads((qwen / "config.json").read_text())
     config["architectures"] = ["DeepseekV32ForCausalLM"]
@@ -55,11 +53,9 @@ def test_wrong_starts_end_before_the_model_loads_in_one_line(make_model, tmp_pat
         ("--model-path", str(qwen), "--num-layer-groups", "49"): "the model's 48 layers",
     }
     argvs = [["--model-path", tiny, "--skip-tokenizer-init", *flags] for flags in cases]
-    done = subprocess.run(
-        [sys.executable, "-c", RUN_CASES, json.dumps(argvs)], capture_output=True, text=True
-    )
-    outcomes = [json.loads(x[5:]) for x in done.stdout.splitlines() if x.startswith("CASE ")]
-    assert len(outcomes) == len(cases), done.stdout + done.stderr
+    status, log = ended([sys.executable, "-m", "wrong_starts", json.dumps(argvs)], tmp_path)
+    outcomes = [json.loads(x[5:]) for x in log.splitlines() if x.startswith("CASE ")]
+    assert status == 0 and len(outcomes) == len(cases), log
     for (flags, message), (status, err) in zip(cases.items(), outcomes, strict=True):
         lines = [line for line in err.splitlines() if "layered-sglang: error" in line]
         assert status == 2 and len(lines) == 1 and message in lines[0], (flags, status, err)
@@ -67,15 +63,11 @@ def test_wrong_starts_end_before_the_model_loads_in_one_line(make_model, tmp_pat
 
 
 @pytest.mark.timeout(600)
-def test_a_plugin_list_without_us_stops_the_launcher(make_model):
-    done = subprocess.run(
-        layered_command(make_model(), free_port()),
-        env={**os.environ, "SGLANG_PLUGINS": "something_else"},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 2
-    assert "ServerArgs.add_cli_args did not take" in done.stderr.splitlines()[-1]
+def test_a_plugin_list_without_us_stops_the_launcher(make_model, tmp_path):
+    command = layered_command(make_model(), free_port())
+    status, log = ended(command, tmp_path, {"SGLANG_PLUGINS": "something_else"})
+    assert status == 2
+    assert "ServerArgs.add_cli_args did not take" in log.splitlines()[-1]
 
 
 @pytest.mark.timeout(600)

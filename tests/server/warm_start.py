@@ -106,18 +106,23 @@ def serve(argv: list[str], env: dict[str, str], log: str) -> None:
 def fork_what_would_be_spawned() -> None:
     """Let multiprocessing's "spawn" fork from a copy of this process as it is now.
 
-    That copy is the standard library's fork server. What a spawned process would have besides: its
-    parent's environment, and a parent that hears of its failure (SGLang's processes send SIGQUIT).
+    That copy is the standard library's fork server, also for processes that are forked from it. What a
+    spawned process would have besides: its parent's environment, and a parent that hears of its failure
+    (SGLang's processes send SIGQUIT).
     """
+    server = forkserver._forkserver
     prepare, describe = spawn.prepare, spawn.get_preparation_data
     choose, start = multiprocessing.set_start_method, util.spawnv_passfds
 
     def describe_with_environment(name: str) -> dict[str, Any]:
-        return describe(name) | {"environ": dict(os.environ)}
+        more = {"environ": dict(os.environ), "forked_from": server._forkserver_address}
+        return describe(name) | more
 
     def prepare_with_environment(data: dict[str, Any]) -> None:
         os.environ.clear()
         os.environ.update(data["environ"])
+        server._forkserver_address = data["forked_from"]
+        server.ensure_running = lambda: None
         prepare(data)
 
     def fork(_executable: str, _arguments: list[str], fds: list[int]) -> int:

@@ -23,6 +23,8 @@ from layered_sglang.bench.store import Store
 
 #: A client that sends a request so much later than it should is told of: it received tokens late, too.
 LATE_SECONDS = 0.02
+#: A killed server's connections are closed a moment before its process has ended.
+ENDING_SECONDS = 2.0
 
 
 class Decided(Exception):
@@ -33,7 +35,8 @@ class Runner:
     """Measures cells and stores what it sees.
 
     Args:
-        check: called a few times a second with the live system; what it raises ends the run.
+        check: called with the live system, and with how many seconds to wait for its end; what it raises
+            ends the run. A few times a second it is called with 0.
     """
 
     def __init__(
@@ -42,7 +45,7 @@ class Runner:
         store: Store,
         gpus: Gpus,
         console: Console,
-        check: Callable[[Live], None],
+        check: Callable[[Live, float], None],
     ) -> None:
         self._scenario = scenario
         self._store = store
@@ -95,15 +98,15 @@ class Runner:
                         scenario.request_seconds,
                         report,
                         finished,
-                        lambda: self._check(live),
+                        lambda: self._check(live, 0.0),
                         fields,
                     )
                 )
             except Decided:
                 duration = time.monotonic() - start
             measured = meter.result()
-        self._check(live)
         end = time.monotonic()
+        self._check(live, ENDING_SECONDS if any(row.error for row in rows) else 0.0)
         if live.launch is not None and live.launch.experts is not None:
             measured |= read_expert_loads(live.launch.experts, start, end)
         kept = None if verdict is None else bool(verdict.look(duration))

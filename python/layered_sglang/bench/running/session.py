@@ -271,10 +271,10 @@ class Session:
         found = "none" if best is None else f"{best:.2f}/s"
         self._console.line(f"{name}: highest rate within {search.target.name}: {found}")
 
-    def _check(self, live: Live) -> None:
+    def _check(self, live: Live, seconds: float = 0.0) -> None:
         self._check_time()
         if live.server is not None:
-            live.server.check_alive()
+            live.server.check_alive(seconds)
 
     def _check_time(self, more: float = 0.0) -> None:
         if time.monotonic() + more > self._deadline:
