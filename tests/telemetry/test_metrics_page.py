@@ -114,6 +114,16 @@ def test_a_process_that_was_ended_is_started_again(folder: Path, page: MetricsPa
     assert page._process is not process
 
 
+def test_a_process_that_says_nothing_is_given_up() -> None:
+    silent = (sys.executable, "-c", "import signal; signal.pause()")
+    page = MetricsPage(silent, patience=0.2)
+    try:
+        with pytest.raises((EOFError, OSError)):
+            page.ask(b"", [])
+    finally:
+        page._stop()
+
+
 def test_the_process_ends_with_the_server(folder: Path, page: MetricsPage) -> None:
     """Whatever ends the server closes the pipe; a terminal's interrupt is left to it."""
     page.ask(b"", [])

@@ -22,6 +22,9 @@ from typing import Any, BinaryIO
 PATH = "/metrics"
 COMMAND = (sys.executable, "-m", "layered_sglang.telemetry.metrics_page")
 
+#: An answer takes 10 to 35 ms. Who asks waits on a thread of a small pool, which others need, too.
+PATIENCE = 20.0
+
 #: An ASGI message, and an ASGI application.
 Message = dict[str, Any]
 App = Callable[
@@ -35,10 +38,12 @@ class MetricsPage:
 
     Args:
         command: of the process; it ends with its standard input.
+        patience: seconds until a process that does not answer is ended.
     """
 
-    def __init__(self, command: Sequence[str] = COMMAND) -> None:
+    def __init__(self, command: Sequence[str] = COMMAND, patience: float = PATIENCE) -> None:
         self._command = command
+        self._patience = patience
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -62,7 +67,8 @@ class MetricsPage:
         """The ASGI messages of one answer. Blocks; may be called on any thread.
 
         Raises:
-            EOFError, OSError, pickle.UnpicklingError: the process ended twice; it has said why.
+            EOFError, OSError, pickle.UnpicklingError: the process ended twice; it has said why, or was
+                ended for its silence.
         """
         scope = {"type": "http", "query_string": query_string, "headers": list(headers)}
         with self._lock:
@@ -75,9 +81,15 @@ class MetricsPage:
     def _exchange(self, scope: Message) -> list[Message]:
         process = self._running()
         assert process.stdin is not None and process.stdout is not None
-        pickle.dump(scope, process.stdin)
-        process.stdin.flush()
-        return pickle.load(process.stdout)
+        enough = threading.Timer(self._patience, process.kill)  # the pipe then ends
+        enough.daemon = True
+        enough.start()
+        try:
+            pickle.dump(scope, process.stdin)
+            process.stdin.flush()
+            return pickle.load(process.stdout)
+        finally:
+            enough.cancel()
 
     def _running(self) -> subprocess.Popen[bytes]:
         if self._process is None:
