@@ -17,11 +17,12 @@ def run(server, first, *arrivals, actions=(), rid=None):
 
     Args:
         arrivals: ``(tokens, request, rid)``: sent when ``first`` has that many tokens, or has ended.
-        actions: ``(tokens, path, body)``: posted then, each when those before it are answered.
+        actions: ``(tokens, path, body)``: posted then, each when those before it are answered. In the place
+            of a path may be a function, which is called.
         rid: of ``first``.
 
     Returns:
-        Answers by request, and the actions' statuses.
+        Answers by request, and the actions' statuses, or what functions returned.
     """
 
     async def go():
@@ -61,6 +62,9 @@ def run(server, first, *arrivals, actions=(), rid=None):
                 statuses = []
                 for tokens, path, body in actions:
                     await grown(tokens)
+                    if callable(path):
+                        statuses.append(await asyncio.to_thread(path))
+                        continue
                     async with session.post(server.url + path, json=body) as response:
                         statuses.append(response.status)
                 return statuses

@@ -82,6 +82,8 @@ class CohortAdmission:
             plan, alone = chosen
         else:
             plan = self._admit(running_batch, sglangs)
+        if plan.batch_to_run is not None:
+            self._count_pending(plan.batch_to_run)
         if plan.batch_to_run is None or alone or not becomes_cohort(plan):
             return plan
         cohort = Cohort(plan.batch_to_run, self._num_layers, admitted_at=time.monotonic())
@@ -131,6 +133,12 @@ class CohortAdmission:
         """SGLang's own admission: of prompts that may be layered, or of such that hold images."""
         with self.gate.one_kind(running_batch):
             return sglangs(running_batch)
+
+    def _count_pending(self, batch: ScheduleBatch) -> None:
+        """Tell what SGLang logs of ``batch`` of the whole queue: its admission saw a part of it."""
+        s = self._scheduler
+        cut = 0 if batch.chunked_req is None else batch.chunked_req.extend_range.length
+        batch.prefill_stats.num_pending_tokens = s.load_inquirer._get_num_pending_tokens(cut)
 
     def _free_what_the_host_cache_has(self) -> None:
         """What SGLang's admission begins with: unlock what was written to the host or loaded."""

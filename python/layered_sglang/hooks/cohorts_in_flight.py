@@ -49,6 +49,21 @@ class CohortsInFlight:
         reqs, chunked = self.reqs(), self._scheduler.chunked_req
         return reqs if chunked is None or chunked in reqs else [*reqs, chunked]
 
+    def outside(self, batch: ScheduleBatch) -> list[Req]:
+        """The :meth:`holders` that are not in ``batch``."""
+        inside = set(map(id, batch.reqs))
+        return [req for req in self.holders() if id(req) not in inside]
+
+    def tokens_left(self, besides: Req | None) -> int:
+        """Prompt tokens that cohorts in flight have still to compute; half of a prompt's are left when
+        half of the layers are. Those of ``besides`` are not counted."""
+        left = 0.0
+        for cohort in self.in_flight:
+            share = 1 - cohort.next_layer / cohort.num_layers
+            for req, tokens in zip(cohort.reqs, cohort.batch.extend_lens, strict=True):
+                left += 0 if req is besides else tokens * share
+        return round(left)
+
     def hold(self, req: Req | None) -> bool:
         """Whether ``req`` is in a cohort in flight."""
         return any(req in cohort.reqs for cohort in self.in_flight)
@@ -173,8 +188,13 @@ class CohortsInFlight:
         return need <= s.token_to_kv_pool_allocator.available_size() + evictable
 
     def _queue_again(self, reqs: list[Req], running_batch: ScheduleBatch | None) -> None:
-        """Release requests that are in no batch of SGLang's and put them at the head of its queue."""
+        """Release requests that are in no batch of SGLang's and put them at the head of its queue.
+
+        There they find room, however long it may be: they were admitted once. And they are looked at
+        anew, even if SGLang has found its batch full with them in it.
+        """
         s = self._scheduler
+        limit, s.max_queued_requests = s.max_queued_requests, None
         if s.chunked_req in reqs:
             s.chunked_req = s._pending_chunked_abort_req = None
         waiting, s.waiting_queue = s.waiting_queue, []
@@ -193,6 +213,9 @@ class CohortsInFlight:
             )
             s._add_request_to_queue(req, is_retracted=True)
         s.waiting_queue += waiting
+        s.max_queued_requests = limit
+        running = s.running_batch if running_batch is None else running_batch
+        running.batch_is_full = False
         if running_batch is not None and running_batch.reqs:
             tracker = s.new_token_ratio_tracker
             tracker.current = max(

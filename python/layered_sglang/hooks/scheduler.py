@@ -40,6 +40,7 @@ from layered_sglang.hooks.invariant_checker import (
     CohortAwarePoolStats,
 )
 from layered_sglang.hooks.layer_group_steps import LayerGroupSteps
+from layered_sglang.hooks.load_reports import CohortAwareLoads, CohortAwareMetricsReporter
 from layered_sglang.hooks.measurements import Measurements
 from layered_sglang.hooks.planner import PlannerInForce, describe_cost_model
 from layered_sglang.hooks.planning import STATE, unpack, values
@@ -67,6 +68,8 @@ class LayeredScheduler(InterruptibleScheduler):
     pool_stats_observer: Any
     request_receiver: Any
     invariant_checker: Any
+    load_inquirer: Any
+    metrics_reporter: Any
     _pending_chunked_abort_req: Req | None
 
     def __init__(self, server_args: Any, *args: Any, **kwargs: Any) -> None:
@@ -123,6 +126,21 @@ class LayeredScheduler(InterruptibleScheduler):
             self.invariant_checker, self._cohorts.holders
         )
 
+    def init_metrics_reporter(self, tp_rank: int, pp_rank: int, dp_rank: int | None) -> None:
+        self.metrics_reporter = CohortAwareMetricsReporter(
+            scheduler=self,
+            tp_rank=tp_rank,
+            pp_rank=pp_rank,
+            dp_rank=dp_rank,
+            metrics_collector_context=self.metrics_collector_context,
+            metrics_collector=self.metrics_collector,
+        )
+        self.metrics_reporter.cohorts = self._cohorts
+
+    def init_load_inquirer(self) -> None:
+        super().init_load_inquirer()
+        self.load_inquirer = CohortAwareLoads.extend(self.load_inquirer, self._cohorts)
+
     def get_init_info(self) -> dict[str, Any]:
         runner = self.tp_worker.model_runner
         info = super().get_init_info()
@@ -178,7 +196,6 @@ class LayeredScheduler(InterruptibleScheduler):
         super().process_input_requests(requests)
 
     def _add_request_to_queue(self, req: Req, is_retracted: bool = False) -> None:
-        before = len(self.waiting_queue)
         if not hasattr(req, "layered_arrived"):
             req.layered_arrived = self._clock.now
             try:
@@ -188,7 +205,8 @@ class LayeredScheduler(InterruptibleScheduler):
         req.layered_prompt = None
         super()._add_request_to_queue(req, is_retracted)
         self._cohorts.changed = True
-        if len(self.waiting_queue) > before:
+        # The queue may have as many as before: a full one gives up one of lower priority.
+        if self.waiting_queue and self.waiting_queue[-1] is req:
             self._admission.gate.queued(req)
 
     # --- scheduling -------------------------------------------------------------------------------
