@@ -1,4 +1,4 @@
-"""What balancers and dashboards are told of half-computed prompts, and when a full batch takes them again."""
+"""Half-computed prompts as others see them: balancers, dashboards, and a batch that they fill."""
 
 from __future__ import annotations
 

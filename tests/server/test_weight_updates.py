@@ -6,11 +6,13 @@ from __future__ import annotations
 import asyncio
 import os
 from pathlib import Path
+from threading import Thread
 
 import pytest
 from half_way import IGNORE_EOS, STREAM, prompt, run, settled
 from harness import (
     Request,
+    answer_of,
     difference,
     free_port,
     generate_all,
@@ -19,6 +21,7 @@ from harness import (
     stock_command,
 )
 from layered_sglang.model_zoo import find_preset, write_model
+from timed import TRIES
 
 PACKED = Path(__file__).parent / "packed_experts"
 pytestmark = [pytest.mark.server, pytest.mark.timeout(900)]
@@ -42,10 +45,46 @@ def models(make_model, ask_stock, tmp_path_factory):
 @pytest.fixture(scope="module")
 def layered(models, tmp_path_factory):
     """A server, and the numbers of attempts to come: each changes the weights, and has its own prompt."""
-    flags = ("--num-layer-groups", "8", "--enable-metrics")
+    flags = ("--num-layer-groups", "8", "--enable-metrics", "--enable-streaming-session")
     log = tmp_path_factory.mktemp("layered") / "server.log"
     with running(layered_command(models[0][0], free_port(), *flags), log) as server:
         yield server, iter(range(len(PROMPTS)))
+
+
+@pytest.mark.parametrize("turns", [1, 2])
+def test_a_half_computed_turn_of_a_session_starts_again(turns, models, layered):
+    """A streaming session keeps its KV slots from turn to turn: none of a turn that is not through. The
+    weights are those of before, so its answer is that of its whole history as one prompt."""
+    server, _ = layered
+    update = {"model_path": str(models[0][0]), "flush_cache": False}
+
+    def answer(request, name=None):
+        params = {} if name is None else {"session_params": {"id": name}}
+        return answer_of(server.post("/generate", **request.body(None), **params).json())
+
+    for attempt in range(TRIES):
+        before, name = settled(server)["restarted_cohorts"], f"{turns}-{attempt}"
+        opened = server.post(
+            "/open_session", capacity_of_str_len=8000, session_id=name, streaming=True
+        )
+        assert opened.status_code == 200
+        history = ()
+        for _ in range(1, turns):
+            turn = Request(prompt(40), 6, IGNORE_EOS)
+            history += turn.prompt + tuple(answer(turn, name).tokens)
+        last, answers = Request(prompt(600), 12, IGNORE_EOS), []
+        asking = Thread(target=lambda: answers.append(answer(last, name)))  # noqa: B023
+        actions = [(20, asking.start, None), (23, "/pause_generation", {"mode": "in_place"})]
+        actions += [(0, "/update_weights_from_disk", update), (0, "/continue_generation", {})]
+        run(server, STREAM, actions=actions)
+        asking.join()
+        assert server.post("/close_session", session_id=name).status_code == 200
+        after = settled(server)["restarted_cohorts"]
+        whole = answer(Request(history + last.prompt, 12, IGNORE_EOS))
+        assert difference(answers[0], whole) is None
+        if after > before:
+            return
+    pytest.fail("no update came between two layer groups")
 
 
 @pytest.mark.parametrize("mode", ["in_place", "retract"])

@@ -17,8 +17,8 @@ def run(server, first, *arrivals, actions=(), rid=None):
 
     Args:
         arrivals: ``(tokens, request, rid)``: sent when ``first`` has that many tokens, or has ended.
-        actions: ``(tokens, path, body)``: posted then, each when those before it are answered. In the place
-            of a path may be a function, which is called.
+        actions: ``(tokens, path, body)``: posted then, each when those before it are answered. A
+            function in the place of the path is called.
         rid: of ``first``.
 
     Returns:

@@ -202,15 +202,7 @@ class CohortsInFlight:
             if req.to_finish is not None:
                 self._finish_aborted(req)
                 continue
-            release_req(
-                req=req,
-                remaing_req_count=left,
-                server_args=s.server_args,
-                req_to_token_pool=s.req_to_token_pool,
-                token_to_kv_pool_allocator=s.token_to_kv_pool_allocator,
-                tree_cache=s.tree_cache,
-                hisparse_coordinator=None,
-            )
+            self._release(req, left)
             s._add_request_to_queue(req, is_retracted=True)
         s.waiting_queue += waiting
         s.max_queued_requests = limit
@@ -221,6 +213,29 @@ class CohortsInFlight:
             tracker.current = max(
                 tracker.current, tracker.estimate_new_token_ratio_after_retract(running_batch.reqs)
             )
+
+    def _release(self, req: Req, left: int) -> None:
+        """Release what ``req`` holds, the first of ``left`` requests; it is to be computed again.
+
+        NOTE: the KV of a streaming session's turn is the session's, and SGLang would leave it all of it
+        with the next turn in view, computed or not. As if the turn were aborted the session loses its KV
+        slots; the turn goes on, from the beginning of the conversation.
+        """
+        s = self._scheduler
+        session = req.session if req.session is not None and req.session.streaming else None
+        if session is not None:
+            req.finished_reason = FINISH_ABORT()
+        release_req(
+            req=req,
+            remaing_req_count=left,
+            server_args=s.server_args,
+            req_to_token_pool=s.req_to_token_pool,
+            token_to_kv_pool_allocator=s.token_to_kv_pool_allocator,
+            tree_cache=s.tree_cache,
+            hisparse_coordinator=None,
+        )
+        if session is not None:
+            req.finished_reason, session._inflight = None, True
 
     def gather_for_retraction(self) -> None:
         """Leave SGLang one batch to retract: results in the queue processed, cohorts dissolved."""

@@ -13,8 +13,8 @@ COUNTERS = {
     "chunked_tokens": "Prompt tokens admitted as part of a prompt that was cut into chunks.",
     "overtaking_cohorts": "Cohorts of short prompts that ran before longer ones in flight.",
     "aborted_cohorts": "Cohorts dropped half-way because all their requests were aborted.",
-    "restarted_cohorts": "Cohorts dropped half-way because the KV pool ran out; their requests were "
-    "queued again.",
+    "restarted_cohorts": "Cohorts dropped half-way because the KV pool ran out, the weights changed or "
+    "generation was paused; their requests were queued again.",
 }
 ITERATIONS = (
     "Iterations by kind: decode, prefill (SGLang's own), merged (decode and a layer group), "
