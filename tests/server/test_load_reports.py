@@ -82,10 +82,13 @@ def test_prompts_taken_back_need_not_wait_for_those_that_run(server, model):
         assert statuses == [200, 200, 200], server.log_end()
         assert {answer.finish for answer in answers.values()} == {"length"}
         after = settled(server)
-        if after["restarted_cohorts"] > before["restarted_cohorts"]:
-            break
-    else:
-        pytest.fail("no update came between two layer groups")
-    # Had they waited until nobody ran, SGLang's own prefill would have taken them then.
-    assert after["cohorts"] - before["cohorts"] == 3
-    assert after["layered_tokens"] - before["layered_tokens"] == (3 + 3 + 2) * 300
+        restarted, cohorts, tokens = (
+            after[name] - before[name]
+            for name in ("restarted_cohorts", "cohorts", "layered_tokens")
+        )
+        # Had they waited until nobody ran, SGLang's own prefill would have taken them then.
+        if restarted == 1 and cohorts == 3 and tokens == (3 + 3 + 2) * 300:
+            return
+    pytest.fail(
+        f"at last {restarted} of {cohorts} cohorts started again, of {tokens} tokens in all"
+    )
