@@ -96,6 +96,9 @@ def started(monkeypatch) -> Iterator[list[Any]]:
 
     alike = SimpleNamespace(**{**vars(subprocess), "Popen": popen})
     monkeypatch.setattr(local_server, "subprocess", alike)
+    # SGLang looks only every five seconds whether it was told to end.
+    at_once = SimpleNamespace(SIGTERM=signal.SIGKILL, SIGKILL=signal.SIGKILL)
+    monkeypatch.setattr(local_server, "signal", at_once)
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     yield servers
     for number, handler in before.items():
