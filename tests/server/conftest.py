@@ -9,8 +9,9 @@ import os
 import pickle
 import signal
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -82,21 +83,33 @@ def ask_stock(make_model, tmp_path_factory) -> Callable[..., list[list[Answer]]]
         yield ask
 
 
-@pytest.fixture
-def started(monkeypatch) -> Iterator[list[Any]]:
-    """Servers that commands of this package start in this process: as a test's own, so mostly forked.
+@dataclass
+class Started:
+    """Servers that commands of this package start in a test's process.
 
-    Handlers of signals that a command sets are put back.
+    Attributes:
+        anew: the module whose servers are started as a user would, not forked.
     """
-    servers: list[Any] = []
 
-    def popen(*args: Any, **how: Any) -> Any:
-        servers.append(processes.popen(*args, **how))
-        return servers[-1]
+    servers: list[Any] = field(default_factory=list)
+    anew: str = ""
 
-    alike = SimpleNamespace(**{**vars(subprocess), "Popen": popen})
+    def popen(self, command: Sequence[str], **how: Any) -> Any:
+        start = subprocess.Popen if self.anew in command else processes.popen
+        self.servers.append(start(command, **how))
+        return self.servers[-1]
+
+
+@pytest.fixture
+def started(monkeypatch) -> Iterator[Started]:
+    """... and which are forked, as a test's own are. Signal handlers that a command sets are put back."""
+    started = Started()
+    alike = SimpleNamespace(**{**vars(subprocess), "Popen": started.popen})
     monkeypatch.setattr(local_server, "subprocess", alike)
+    # SGLang looks only every five seconds whether it was told to end.
+    at_once = SimpleNamespace(SIGTERM=signal.SIGKILL, SIGKILL=signal.SIGKILL)
+    monkeypatch.setattr(local_server, "signal", at_once)
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    yield servers
+    yield started
     for number, handler in before.items():
         signal.signal(number, handler)

@@ -17,7 +17,7 @@ def test_a_real_server_is_calibrated(make_model, started, capsys, tmp_path, monk
     flags = ["--model-path", str(make_model()), "--layered-max-prefill-tokens", "512"]
     flags += ["--max-total-tokens", "20000"]
     assert calibrate.main(["--out", str(out), "--quick", "--", *flags]) == 0
-    assert len(started) == 1
+    assert len(started.servers) == 1
     profile = CostProfile.read(out)
     assert profile.device == "cpu" and profile.model == "Qwen3MoeForCausalLM 8x64 experts 16"
     kinds = profile.quality["held_out"]["by_kind"]
