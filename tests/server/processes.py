@@ -41,12 +41,15 @@ READ_LATE = {
 class WarmProcess:
     """A server forked by ``warm_start.py``, with the part of ``subprocess.Popen`` that tests use."""
 
-    def __init__(self, args: list[str], env: dict[str, str], log: Path) -> None:
+    def __init__(
+        self, args: list[str], env: dict[str, str], log: Path, namespace: str | None
+    ) -> None:
         self.args = args
         self.returncode: int | None = None
         self._starter = _starter()
         log.write_bytes(b"")  # it is read before a busy machine lets the server open it
-        start = {"argv": args[args.index("-m") + 1 :], "env": env, "log": str(log)}
+        argv = args[args.index("-m") + 1 :]
+        start = {"argv": argv, "env": env, "log": str(log), "namespace": namespace}
         self.pid = _ask(self._starter, start=start)
 
     def poll(self) -> int | None:
@@ -104,13 +107,13 @@ def start(
     """
     import torch
 
+    if imported_alike(env) and not torch.cuda.is_available():
+        log.write_text("")  # who reads it may be faster than who was forked
+        return WarmProcess(args, env, log, network_namespace)
     if network_namespace is not None:
         # With a shared memory of its own, by which SGLang tells whether ranks are on one node.
         apart = 'mount -t tmpfs shm /dev/shm && exec "$@"'
         args = ["ip", "netns", "exec", network_namespace, "sh", "-c", apart, "sh", *args]
-    elif imported_alike(env) and not torch.cuda.is_available():
-        log.write_text("")  # who reads it may be faster than who was forked
-        return WarmProcess(args, env, log)
     with open(log, "w") as out:
         return subprocess.Popen(
             args,

@@ -5,7 +5,8 @@ what its start costs. Here that is done once. Each process of a server then find
 this project's hooks among them, as after its command: they change modules that are imported already.
 
 Protocol: one JSON line a request on standard input, one JSON line an answer on standard output.
-``{"start": {"argv", "env", "log"}}`` gives the process id, ``{"poll": pid}`` its exit status or null.
+``{"start": {"argv", "env", "log", "namespace"}}`` gives the process id, ``{"poll": pid}`` its exit
+status or null.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import multiprocessing
 import os
 import runpy
 import signal
+import subprocess
 import sys
 from collections.abc import Mapping
 from multiprocessing import forkserver, resource_tracker, spawn, util
@@ -48,6 +50,8 @@ LIBRARIES = [
     "sglang.srt.models.registry",
     "sglang.srt.entrypoints.http_server",
 ]
+#: Of Linux, ``sched.h``.
+CLONE_NEWNS, CLONE_NEWNET = 0x00020000, 0x40000000
 
 
 def die_with_parent() -> None:
@@ -88,19 +92,31 @@ def exit_status(pid: int) -> int | None:
     return os.waitstatus_to_exitcode(status) if done else None
 
 
-def serve(argv: list[str], env: dict[str, str], log: str) -> None:
-    """Become ``python -m argv…``, in a session of its own."""
+def serve(argv: list[str], env: dict[str, str], log: str, namespace: str | None) -> None:
+    """Become ``python -m argv…``, in a session of its own, and in a network namespace."""
     die_with_parent()
     os.setsid()
     out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     for fd, source in enumerate((os.open(os.devnull, os.O_RDONLY), out, out)):
         os.dup2(source, fd)
+    if namespace is not None:
+        enter(namespace)
     os.environ.clear()
     os.environ.update(env)
     sys.path[:0] = [os.getcwd(), *python_path(env)]
     sys.argv[:] = argv
     fork_what_would_be_spawned()
     runpy.run_module(argv[0], run_name="__main__", alter_sys=True)
+
+
+def enter(namespace: str) -> None:
+    """As ``ip netns exec`` does, and with a shared memory of its own."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    with open(f"/var/run/netns/{namespace}") as file:
+        if libc.setns(file.fileno(), CLONE_NEWNET) or libc.unshare(CLONE_NEWNS):
+            raise OSError(ctypes.get_errno(), f"cannot enter the network namespace {namespace}")
+    subprocess.run(["mount", "--make-rslave", "/"], check=True)
+    subprocess.run(["mount", "-t", "tmpfs", "shm", "/dev/shm"], check=True)
 
 
 def fork_what_would_be_spawned() -> None:
