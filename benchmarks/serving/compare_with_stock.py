@@ -208,7 +208,6 @@ def main() -> None:
         name: running(
             [sys.executable, *command, "--model-path", args.model, "--port", str(free_port())],
             args.log / f"{args.name}-{name}.log",
-            warm=False,  # both are started at once
         )
         for name, command in commands.items()
     }

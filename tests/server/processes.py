@@ -8,6 +8,7 @@ import os
 import select
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -38,6 +39,10 @@ READ_LATE = {
 }
 
 
+#: One question and its answer at a time: servers are started and ended on several threads.
+_ASKING = threading.RLock()
+
+
 class WarmProcess:
     """A server forked by ``warm_start.py``, with the part of ``subprocess.Popen`` that tests use."""
 
@@ -46,7 +51,8 @@ class WarmProcess:
     ) -> None:
         self.args = args
         self.returncode: int | None = None
-        self._starter = _starter()
+        with _ASKING:
+            self._starter = _starter()
         log.write_bytes(b"")  # it is read before a busy machine lets the server open it
         argv = args[args.index("-m") + 1 :]
         start = {"argv": argv, "env": env, "log": str(log), "namespace": namespace}
@@ -82,9 +88,10 @@ def _starter() -> subprocess.Popen:
 
 def _ask(starter: subprocess.Popen, **request: Any) -> Any:
     assert starter.stdin is not None and starter.stdout is not None
-    starter.stdin.write(json.dumps(request) + "\n")
-    starter.stdin.flush()
-    return json.loads(starter.stdout.readline())
+    with _ASKING:
+        starter.stdin.write(json.dumps(request) + "\n")
+        starter.stdin.flush()
+        return json.loads(starter.stdout.readline())
 
 
 def imported_alike(env: dict[str, str]) -> bool:
